@@ -1,0 +1,3 @@
+"""Client library of Rhapsode."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,3 @@
+"""gRPC text generation server of Rhapsode."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,3 @@
+"""Batch trainer of Rhapsode."""
+
+__version__ = "0.1.0"
