@@ -1,0 +1,49 @@
+"""The model directory: the contract on disk between whoever publishes models and whoever serves them.
+
+    <root>/<name>/<version>/       an immutable version; its MANIFEST.json lists and proves every other file
+    <root>/<name>/aliases.json     {"champion": 12, "previous": 11}; replaced atomically
+    <root>/<name>/history.jsonl    which alias moved, when, by whom and why
+    <root>/<name>/.lease .staging/ .trash/
+
+A reader needs `ModelDirectory` and `verify_version` and trusts nothing that does not verify. A writer takes a `Lease`,
+then calls `publish`, `ModelFolder.set_alias` or `collect_garbage`. Standard library and POSIX only.
+"""
+
+from .errors import (
+    CorruptFile,
+    LeaseHeld,
+    LeaseLost,
+    ModelDirectoryError,
+    NoSuchAlias,
+    NoSuchModel,
+    NoSuchVersion,
+    VerificationError,
+)
+from .folders import ModelDirectory, ModelFolder
+from .garbage import collect_garbage
+from .lease import Lease
+from .manifest import FileRecord, Manifest, read_manifest, verify_version
+from .names import MODEL_NAME_PATTERN, check_model_name
+from .publishing import publish
+
+__all__ = [
+    "MODEL_NAME_PATTERN",
+    "CorruptFile",
+    "FileRecord",
+    "Lease",
+    "LeaseHeld",
+    "LeaseLost",
+    "Manifest",
+    "ModelDirectory",
+    "ModelDirectoryError",
+    "ModelFolder",
+    "NoSuchAlias",
+    "NoSuchModel",
+    "NoSuchVersion",
+    "VerificationError",
+    "check_model_name",
+    "collect_garbage",
+    "publish",
+    "read_manifest",
+    "verify_version",
+]

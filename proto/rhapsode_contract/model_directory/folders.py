@@ -1,0 +1,137 @@
+"""The model directory as a reader sees it, and the one way in which an alias moves."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .aliases import moved, read_aliases, write_aliases
+from .errors import NoSuchAlias, NoSuchModel, NoSuchVersion
+from .history import append_history, read_history
+from .names import (
+    ALIASES,
+    HISTORY,
+    MANIFEST,
+    STAGING,
+    TRASH,
+    check_alias,
+    check_model_name,
+    parse_trash_name,
+    parse_version,
+)
+
+if TYPE_CHECKING:
+    from .lease import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDirectory:
+    """A folder of models; it need not exist yet."""
+
+    root: Path
+
+    def models(self) -> list[str]:
+        """The names of the models, sorted. Whatever does not look like a model is passed over."""
+        return sorted(name for name in _names(self.root) if self._holds_model(name))
+
+    def model(self, name: str) -> ModelFolder:
+        """The folder of a model, which need not exist yet. Raises ValueError for an invalid name."""
+        return ModelFolder(self.root / check_model_name(name))
+
+    def _holds_model(self, name: str) -> bool:
+        try:
+            folder = self.model(name)
+        except ValueError:
+            return False
+        marks = (ALIASES, HISTORY, STAGING)
+        return any((folder.path / mark).exists() for mark in marks) or bool(folder.versions())
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """One model: its versions, aliases and history. Reading needs no lease."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def versions(self) -> list[int]:
+        """The versions that have a manifest, ascending; `verify_version` proves what is behind it."""
+        return [version for version in self.version_numbers() if self._complete(version)]
+
+    def version_numbers(self) -> list[int]:
+        """All numbers taken by anything at all, complete or not, ascending."""
+        return sorted(version for version in map(parse_version, _names(self.path)) if version is not None)
+
+    def trash(self) -> dict[int, int]:
+        """The versions in the trash, each with the Unix time in seconds at which it was thrown away."""
+        return dict(filter(None, map(parse_trash_name, _names(self.path / TRASH))))
+
+    def version_path(self, version: int) -> Path:
+        """The folder of a version. Raises NoSuchModel or NoSuchVersion."""
+        if not self._complete(version):
+            self._require_model()
+            raise NoSuchVersion(f"{self.name} has no version {version}; it has {_listed(self.versions())}")
+        return self.path / str(version)
+
+    def aliases(self) -> dict[str, int]:
+        """The version of each alias; empty when none was ever set. Raises CorruptFile."""
+        return read_aliases(self.path / ALIASES)
+
+    def resolve(self, alias: str) -> int:
+        """The version that an alias stands for. Raises NoSuchModel or NoSuchAlias."""
+        aliases = self.aliases()
+        if alias not in aliases:
+            self._require_model()
+            raise NoSuchAlias(f"{self.name} has no alias {alias!r}; it has {_listed(sorted(aliases))}")
+        return aliases[alias]
+
+    def history(self) -> list[dict[str, Any]]:
+        """The moves of the aliases, oldest first: time, alias, from, to, actor, reason. Raises CorruptFile."""
+        return read_history(self.path / HISTORY)
+
+    def set_alias(self, alias: str, version: int, *, lease: Lease, actor: str, reason: str) -> None:
+        """Moves an alias; the champion that is replaced becomes `previous`. Where it stands already, nothing happens.
+
+        Raises ValueError (not an alias), NoSuchModel, NoSuchVersion, LeaseLost.
+        """
+        check_alias(alias)
+        with lease.guard(self):
+            self.version_path(version)
+            before = self.aliases()
+            if before.get(alias) == version:
+                return
+            # A crash between the two leaves a move without a record: the next record's `from` shows it.
+            write_aliases(self.path / ALIASES, moved(before, alias, version))
+            append_history(
+                self.path / HISTORY,
+                alias=alias,
+                from_version=before.get(alias),
+                to_version=version,
+                actor=actor,
+                reason=reason,
+            )
+
+    def _complete(self, version: int) -> bool:
+        path = self.path / str(version)
+        return (path / MANIFEST).is_file() and not path.is_symlink()
+
+    def _require_model(self) -> None:
+        if not self.path.is_dir():
+            raise NoSuchModel(f"no model {self.name!r} in {self.path.parent}")
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _listed(items: list[int] | list[str]) -> str:
+    return ", ".join(map(str, items)) or "none"
