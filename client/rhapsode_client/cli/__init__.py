@@ -1,0 +1,1 @@
+"""The `rhapsode` command line."""
