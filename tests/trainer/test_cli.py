@@ -1,0 +1,89 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rhapsode_contract.model_directory import Lease, ModelDirectory
+from rhapsode_contract.model_directory import publish as publish_folder
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    """A version of nothing in particular; the command line only looks at files."""
+
+    def write(staging: Path) -> None:
+        (staging / "config.json").write_text("{}")
+
+    folder = ModelDirectory(tmp_path / "models").model("poems")
+    with Lease.acquire(folder, owner="test") as lease:
+        number = publish_folder(
+            folder, lease, write=write, dtype="float32", parameter_count=12, actor="test", reason="test"
+        )
+    return folder.version_path(number)
+
+
+def test_verify_says_what_it_checked(cli: Callable[..., Any], version: Path) -> None:
+    outcome = cli("verify", version)
+    assert outcome.code == 0
+    assert "ok  config.json  sha256 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a" in outcome.out
+    assert "verified: 1 files, 2 bytes, 12 parameters, float32" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda version: (version / "config.json").write_text("[]"), "config.json: hash_mismatch"),
+        (lambda version: (version / "config.json").unlink(), "config.json: missing_file"),
+        (lambda version: (version / "extra.json").write_text(""), "extra.json: foreign_file"),
+        (lambda version: (version / "MANIFEST.json").unlink(), "MANIFEST.json: missing_manifest"),
+    ],
+)
+def test_verify_names_file_and_reason(
+    cli: Callable[..., Any], version: Path, damage: Callable[[Path], object], complaint: str
+) -> None:
+    damage(version)
+    outcome = cli("verify", version)
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"{version}: {complaint}")
+    assert outcome.err.count("\n") == 1
+
+
+def test_list_shows_versions_and_aliases(cli: Callable[..., Any], version: Path, tmp_path: Path) -> None:
+    assert cli("list", "--models", tmp_path / "models").out == "poems: versions 1; champion 1\n"
+    assert cli("list", "--models", tmp_path / "none").out == f"no models in {tmp_path / 'none'}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["run", "sonnets", "--name", "poems"], "no recipe 'sonnets'; there are: "),
+        (["run", "quickstart", "--name", "Poems!"], "--name: model name 'Poems!'"),
+        (["run", "quickstart", "--name", "poems", "--set", "data.bogus=1"], "--set data.bogus: "),
+        (["run", "quickstart", "--name", "poems", "--models", "/dev/null"], "--models: cannot write"),
+        (["run", "quickstart", "--name", "poems", "--work-dir", "/dev/null"], "--work-dir: cannot write"),
+        (["publish", "/nowhere", "--name", "poems"], "/nowhere: no such folder"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(
+    cli: Callable[..., Any], arguments: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = cli(*arguments)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"rhapsode-train: {complaint}")
+    assert outcome.err.count("\n") == 1
+
+
+def test_the_quick_commands_import_nothing_heavy(version: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from rhapsode_trainer.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as stopped: assert not stopped.code, stopped\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'tokenizers', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    for arguments in (["--help"], ["verify", str(version)], ["list", "--models", str(tmp_path / "models")]):
+        subprocess.run([sys.executable, "-c", program, *arguments], check=True, env=dict(os.environ))

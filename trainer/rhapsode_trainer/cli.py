@@ -1,0 +1,147 @@
+"""The command line. Commands import torch and transformers only when they need them, so that the others are quick."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rhapsode_contract.model_directory import (
+    Lease,
+    LeaseHeld,
+    ModelDirectory,
+    ModelFolder,
+    VerificationError,
+    verify_version,
+)
+from rich.console import Console
+
+from .config import load_recipe, recipe_names
+from .environment import prepare_libraries, silence_libraries
+from .errors import ConfigError, SourceError
+from .interruption import watch_signals
+
+app = typer.Typer(
+    help="Train, measure and publish language models into a model directory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Models = Annotated[Path, typer.Option(help="The model directory.", envvar="RHAPSODE_MODELS")]
+Name = Annotated[str, typer.Option(help="Name of the model in the model directory.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help=f"Recipe: {', '.join(recipe_names())}.")],
+    name: Name,
+    models: Models = Path("models"),
+    work_dir: Annotated[
+        Path, typer.Option(help="Logs of the run; never inside the model directory.", envvar="RHAPSODE_WORK_DIR")
+    ] = Path("work"),
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field of the recipe; repeatable.")
+    ] = None,
+) -> None:
+    """Train by a recipe and publish the result as a verified version.
+
+    Exit codes: 0 published or skipped, 2 bad configuration, 3 data rejected, 4 model rejected, 75 interrupted, 1 else.
+    """
+    console = Console()
+    resolved = load_recipe(recipe, overrides or ())
+    with watch_signals() as interruption, _lease(models, name, console) as lease:
+        _make_directory("--work-dir", work_dir / name)
+        prepare_libraries()
+        console.print("Loading torch and transformers ...", highlight=False)
+        from .report import print_report
+        from .run import Run
+
+        silence_libraries()
+        work = Run(recipe, resolved, lease.folder, work_dir / name, console, interruption)
+        print_report(console, work.execute(lease), models)
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder of a causal language model.")],
+    name: Name,
+    models: Models = Path("models"),
+) -> None:
+    """Publish an existing model as a verified version, without training.
+
+    Exit codes: 0 published or skipped, 2 the folder cannot be published, 1 anything else.
+    """
+    console = Console()
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder")
+    with _lease(models, name, console) as lease:
+        prepare_libraries()
+        from .publish.folder import publish_folder
+
+        silence_libraries()
+        version = publish_folder(folder, lease.folder, lease)
+    console.print(f"Published: {version}, loaded back and verified", highlight=False, soft_wrap=True)
+    console.print(f"Next:      rhapsode-serve --models {models}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(version: Annotated[Path, typer.Argument(help="Folder of a version, such as models/poems/1.")]) -> None:
+    """Prove that every file of a version is what its manifest says.
+
+    Exit codes: 0 verified, 1 not; then file and reason are named.
+    """
+    try:
+        manifest = verify_version(version)
+    except VerificationError as error:
+        typer.echo(f"{version}: {error.file}: {error.reason}: {error.detail}", err=True)
+        raise typer.Exit(1) from None
+    size = sum(record.size for record in manifest.files.values())
+    for file in sorted(manifest.files):
+        typer.echo(f"  ok  {file}  sha256 {manifest.files[file].sha256}")
+    typer.echo(
+        f"{version}: verified: {len(manifest.files)} files, {size:,} bytes, "
+        f"{manifest.parameter_count:,} parameters, {manifest.dtype}"
+    )
+
+
+@app.command("list")
+def list_models(models: Models = Path("models")) -> None:
+    """List the models of a model directory, their versions and aliases."""
+    directory = ModelDirectory(models)
+    names = directory.models()
+    if not names:
+        typer.echo(f"no models in {models}")
+    for name in names:
+        folder = directory.model(name)
+        aliases = ", ".join(f"{alias} {version}" for alias, version in sorted(folder.aliases().items()))
+        versions = ", ".join(map(str, folder.versions()))
+        typer.echo(f"{name}: versions {versions or 'none'}; {aliases or 'no aliases'}")
+
+
+@contextmanager
+def _lease(models: Path, name: str, console: Console) -> Iterator[Lease]:
+    """The lease of the model for the duration of the block; whoever finds it taken has nothing to do."""
+    try:
+        folder: ModelFolder = ModelDirectory(models).model(name)
+    except ValueError as error:
+        raise ConfigError(f"--name: {error}") from None
+    _make_directory("--models", folder.path)
+    try:
+        from .publish.actor import actor
+
+        lease = Lease.acquire(folder, owner=actor())
+    except LeaseHeld as error:
+        console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(0) from None
+    except OSError as error:
+        raise ConfigError(f"--models: cannot write in {folder.path}: {error.strerror}") from None
+    with lease:
+        yield lease
+
+
+def _make_directory(option: str, path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot write to {path}: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""Measuring a model: exact likelihood, what a compressor reaches, samples to read."""
