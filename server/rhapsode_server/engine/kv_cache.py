@@ -1,0 +1,59 @@
+"""Keys and values of the running sequences: one contiguous extent for each slot and layer.
+
+Shape letters: K key-value heads, H head dimension (that of values may differ from that of keys), T tokens of a row,
+S tokens of the sequence so far, C reserved tokens (the extent's capacity).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from rhapsode_server.engine.batch import Row
+
+
+@dataclass(slots=True)
+class Extent:
+    """Room for one slot in one layer."""
+
+    keys_KCH: Tensor
+    values_KCH: Tensor
+
+
+@dataclass(slots=True)
+class KVCache:
+    """Extents sized to what admission reserved: made with a sequence's first row, dropped when its slot is released."""
+
+    _extents: dict[tuple[int, int], Extent] = field(default_factory=dict)
+
+    def append(self, layer: int, row: Row, keys_KTH: Tensor, values_KTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the row's keys and values and return all of the sequence's so far: [K, S, H] each."""
+        if row.start == 0:
+            self._extents[row.slot, layer] = _new_extent(row.num_reserved_tokens, keys_KTH, values_KTH)
+        extent = self._extents[row.slot, layer]
+        extent.keys_KCH[:, row.start : row.end] = keys_KTH
+        extent.values_KCH[:, row.start : row.end] = values_KTH
+        return extent.keys_KCH[:, : row.end], extent.values_KCH[:, : row.end]
+
+    def release(self, slots: Iterable[int]) -> None:
+        released = set(slots)
+        if released:
+            self._extents = {key: extent for key, extent in self._extents.items() if key[0] not in released}
+
+    def bytes_per_token(self, slot: int) -> int:
+        """Memory of one token over all layers, as the slot's extents show it."""
+        extents = [extent for (owner, _), extent in self._extents.items() if owner == slot]
+        return sum(_bytes_per_token(tensor) for e in extents for tensor in (e.keys_KCH, e.values_KCH))
+
+
+def _new_extent(capacity: int, keys_KTH: Tensor, values_KTH: Tensor) -> Extent:
+    def room_for(like_KTH: Tensor) -> Tensor:
+        num_heads, _, head_dim = like_KTH.shape
+        return like_KTH.new_empty(num_heads, capacity, head_dim)
+
+    return Extent(keys_KCH=room_for(keys_KTH), values_KCH=room_for(values_KTH))
+
+
+def _bytes_per_token(tensor_KCH: Tensor) -> int:
+    num_heads, _, head_dim = tensor_KCH.shape
+    return num_heads * head_dim * tensor_KCH.element_size()

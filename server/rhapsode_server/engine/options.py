@@ -1,0 +1,17 @@
+"""What to load and how to run it. Imports no torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """`vocabulary_size` is the tokenizer's; `threads` 0: all; `kv_cache_memory` is in bytes, None: a share."""
+
+    path: str
+    vocabulary_size: int
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+    max_sequences: int = 64
+    max_batch_tokens: int = 512
+    kv_cache_memory: int | None = None

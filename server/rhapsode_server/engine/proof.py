@@ -1,0 +1,98 @@
+"""Proof, once at load, that a model run by this engine is the model that transformers would run.
+
+Many architectures load and then never call an attention function that is not theirs, or ignore what it is told. So the
+plain forward of the same weights is the oracle: two packed prompts and four decode steps must equal it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rhapsode_server.engine.attention import ATTENTION
+from rhapsode_server.engine.batch import Row
+from rhapsode_server.engine.refusal import NON_FINITE_LOGITS, UNSUPPORTED_ARCHITECTURE, ModelRefused
+from rhapsode_server.engine.request import SamplingParameters
+from rhapsode_server.engine.runner import ModelRunner
+
+PROMPT_LENGTHS = (13, 6)
+NUM_DECODE_STEPS = 4
+
+# Largest difference of a logit, relative to the largest logit. Equal kernels differ by about 2e-7 in float32; the
+# reduced types round every layer, so that different shapes of the same product differ by a few units of 2^-8 or 2^-11.
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.02}
+
+
+@torch.inference_mode()
+def prove(runner: ModelRunner) -> int:
+    """Raise ModelRefused unless the engine equals the plain forward. Returns KV bytes per token."""
+    sequences = [_token_ids(runner, length + NUM_DECODE_STEPS, seed) for seed, length in enumerate(PROMPT_LENGTHS)]
+    expected = _plain_logits(runner, sequences)
+    actual = _engine_logits(runner, sequences)
+    bytes_per_token = runner.kv_cache.bytes_per_token(slot=0)
+    runner.kv_cache.release(range(len(sequences)))
+    _compare(actual, expected, TOLERANCES[runner.loaded.model.dtype])
+    return bytes_per_token
+
+
+def _token_ids(runner: ModelRunner, length: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(runner.vocabulary_size, (length,), generator=generator).tolist()
+
+
+def _plain_logits(runner: ModelRunner, sequences: Sequence[list[int]]) -> Tensor:
+    model = runner.loaded.model
+    model.set_attn_implementation("eager")
+    logits = [
+        model(input_ids=torch.tensor([ids], device=runner.loaded.device), use_cache=False).logits[0, length - 1 :]
+        for ids, length in zip(sequences, PROMPT_LENGTHS, strict=True)
+    ]
+    return torch.stack(logits, dim=1)
+
+
+def _engine_logits(runner: ModelRunner, sequences: Sequence[list[int]]) -> Tensor:
+    """Both prompts in one forward, then one token of each in each of the next: logits [1 + steps, sequence, V]."""
+    runner.loaded.model.set_attn_implementation(ATTENTION)
+    spans = [[(0, length) for length in PROMPT_LENGTHS]]
+    spans += [[(length + step, 1) for length in PROMPT_LENGTHS] for step in range(NUM_DECODE_STEPS)]
+    return torch.stack([_forward(runner, sequences, step) for step in spans])
+
+
+def _forward(runner: ModelRunner, sequences: Sequence[list[int]], spans: Sequence[tuple[int, int]]) -> Tensor:
+    rows = [
+        _row(slot, ids, start, count) for slot, (ids, (start, count)) in enumerate(zip(sequences, spans, strict=True))
+    ]
+    try:
+        forward = runner.forward(rows)
+    except TypeError as error:
+        raise ModelRefused(UNSUPPORTED_ARCHITECTURE, f"it cannot be called as the engine calls it: {error}") from error
+    if forward.num_attention_calls != runner.loaded.num_layers:
+        raise ModelRefused(
+            UNSUPPORTED_ARCHITECTURE,
+            f"{forward.num_attention_calls} of {runner.loaded.num_layers} layers use the engine's attention",
+        )
+    return forward.logits_RV
+
+
+def _row(slot: int, ids: list[int], start: int, num_tokens: int) -> Row:
+    return Row(
+        slot=slot,
+        start=start,
+        num_tokens=num_tokens,
+        token_ids=tuple(ids[start : start + num_tokens]),
+        samples=True,
+        sampling=SamplingParameters(),
+        blocks=(),
+        num_reserved_tokens=len(ids),
+    )
+
+
+def _compare(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    if not (actual.isfinite().all() and expected.isfinite().all()):
+        raise ModelRefused(NON_FINITE_LOGITS, "its logits are not finite")
+    difference = (actual - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
+    if difference > tolerance:
+        detail = (
+            f"the engine's logits differ from the plain forward by {difference:.2g} of the largest, above {tolerance:g}"
+        )
+        raise ModelRefused(UNSUPPORTED_ARCHITECTURE, detail)

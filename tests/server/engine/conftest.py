@@ -1,0 +1,35 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rhapsode_server.engine.block_pool import BlockPool
+from rhapsode_server.engine.engine import Engine
+from rhapsode_server.engine.loader import load_model
+from rhapsode_server.engine.runner import ModelRunner
+from rhapsode_server.engine.scheduler import Scheduler
+from support.tiny_models import VOCABULARY_SIZE, tiny_model
+from transformers import PreTrainedModel
+
+Load = Callable[..., ModelRunner]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Save a model and load it as a worker would, with our attention in it."""
+
+    def load_tiny(
+        model: PreTrainedModel | str, *, dtype: torch.dtype = torch.float32, max_sequences: int = 64
+    ) -> ModelRunner:
+        model = tiny_model(model) if isinstance(model, str) else model
+        model.save_pretrained(tmp_path / "version")
+        loaded = load_model(tmp_path / "version", device=torch.device("cpu"), dtype=dtype)
+        return ModelRunner(loaded=loaded, vocabulary_size=VOCABULARY_SIZE, max_sequences=max_sequences)
+
+    return load_tiny
+
+
+def make_engine(runner: ModelRunner, *, depth: int = 1, max_batch_tokens: int = 128, num_blocks: int = 2000) -> Engine:
+    pool = BlockPool(num_blocks=num_blocks, block_size=16)
+    scheduler = Scheduler(pool=pool, max_sequences=runner.max_sequences, max_batch_tokens=max_batch_tokens)
+    return Engine(scheduler, runner, depth=depth)
