@@ -1,0 +1,200 @@
+"""What Prometheus sees. Every series of a version carries `model` and `version` and goes when the version does."""
+
+import platform
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version as distribution_version
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
+from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from rhapsode_server.engine.engine import EngineStats
+
+# Small models are fast: from a quarter of a millisecond, doubling, to about two minutes.
+LATENCIES = tuple(0.00025 * 2**n for n in range(20))
+BATCH_ROWS = tuple(2.0**n for n in range(9))
+BATCH_TOKENS = tuple(2.0**n for n in range(14))
+
+_LABELS = ("model", "version")
+
+
+class Metrics:
+    """All series of one server, in a registry of its own. Times are in seconds."""
+
+    def __init__(self) -> None:
+        # Else every counter and histogram comes with a series that says when it was made.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._of_versions: list[Any] = []
+        self._states: dict[tuple[str, int], str] = {}
+        self._make_request_metrics()
+        self._make_engine_metrics()
+        self._make_version_metrics()
+
+    def _make_request_metrics(self) -> None:
+        self._requests = self._add(
+            Counter, "requests", "Requests that ended, by outcome and finish reason.", "outcome", "finish_reason"
+        )
+        self._prompt_tokens = self._add(Counter, "prompt_tokens", "Prompt tokens of submitted requests.")
+        self._generated_tokens = self._add(Counter, "generated_tokens", "Tokens generated.")
+        self._first_token = self._add_latency("time_to_first_token", "From the arrival of a call to its first token.")
+        self._queue_time = self._add_latency("queue_time", "From the arrival of a call to its start in the engine.")
+        self._request_time = self._add_latency("request_duration", "From the arrival of a call to its end.")
+        self._inter_token = WeightedHistogram(
+            "rhapsode_inter_token_latency_seconds", "Time between two tokens of a request.", LATENCIES
+        )
+        self.registry.register(self._inter_token)
+        self._of_versions.append(self._inter_token)
+
+    def _make_engine_metrics(self) -> None:
+        self._waiting = self._add(Gauge, "requests_waiting", "Requests in the queue.")
+        self._running = self._add(Gauge, "requests_running", "Requests that run.")
+        self._blocks_used = self._add(Gauge, "kv_blocks_used", "Blocks of the KV cache in use.")
+        self._blocks = self._add(Gauge, "kv_blocks", "Blocks of the KV cache.")
+        self._forwards = self._add(Counter, "model_forwards", "Steps that ran the model.")
+        self._step_time = self._add_latency("step_duration", "Time of a step of the engine.")
+        self._batch_rows = self._add(Histogram, "batch_size", "Requests computed in a step.", buckets=BATCH_ROWS)
+        self._batch_tokens = self._add(Histogram, "batch_tokens", "Tokens computed in a step.", buckets=BATCH_TOKENS)
+
+    def _make_version_metrics(self) -> None:
+        self._version_state = self._add(Gauge, "version_state", "1 for the state in which a version is.", "state")
+        self._worker_restarts = self._add(Counter, "worker_restarts", "Engine processes started again after a loss.")
+        # Without the version: the count outlives it.
+        self._quarantines = Counter(
+            "rhapsode_quarantines", "Versions refused, by reason.", ("model", "reason"), registry=self.registry
+        )
+        build_info = Gauge(
+            "rhapsode_build_info", "1, for the versions in its labels.", ("version", "python"), registry=self.registry
+        )
+        build_info.labels(distribution_version("rhapsode-server"), platform.python_version()).set(1)
+
+    def _add(self, kind: Any, name: str, help: str, *labels: str, **options: Any) -> Any:
+        metric = kind(f"rhapsode_{name}", help, (*_LABELS, *labels), registry=self.registry, **options)
+        self._of_versions.append(metric)
+        return metric
+
+    def _add_latency(self, name: str, help: str) -> Any:
+        return self._add(Histogram, f"{name}_seconds", help, buckets=LATENCIES)
+
+    def count_request(self, model: str, version: int | str, outcome: str, finish_reason: str) -> None:
+        """A request ended. `model` and `version` are empty when it never reached a version."""
+        self._requests.labels(model, version, outcome, finish_reason).inc()
+
+    def count_prompt_tokens(self, model: str, version: int, count: int) -> None:
+        self._prompt_tokens.labels(model, version).inc(count)
+
+    def count_generated_tokens(self, model: str, version: int, count: int) -> None:
+        self._generated_tokens.labels(model, version).inc(count)
+
+    def observe_inter_token(self, model: str, version: int, gaps: int, seconds: float) -> None:
+        """`gaps` more tokens of a request came, `seconds` after the one before them: each took its share."""
+        if gaps:
+            self._inter_token.observe((model, str(version)), seconds / gaps, gaps)
+
+    def observe_request(
+        self, model: str, version: int, *, queue: float | None, first_token: float | None, total: float
+    ) -> None:
+        """Times of a request that was submitted, from its arrival; None for what it did not reach."""
+        if queue is not None:
+            self._queue_time.labels(model, version).observe(queue)
+        if first_token is not None:
+            self._first_token.labels(model, version).observe(first_token)
+        self._request_time.labels(model, version).observe(total)
+
+    def observe_step(self, model: str, version: int, stats: EngineStats, seconds: float) -> None:
+        """An engine made a step that took `seconds`."""
+        self._waiting.labels(model, version).set(stats.waiting)
+        self._running.labels(model, version).set(stats.running)
+        self._blocks_used.labels(model, version).set(stats.blocks_used)
+        self._blocks.labels(model, version).set(stats.blocks_total)
+        if stats.batch_rows:
+            self._forwards.labels(model, version).inc()
+            self._step_time.labels(model, version).observe(seconds)
+            self._batch_rows.labels(model, version).observe(stats.batch_rows)
+            self._batch_tokens.labels(model, version).observe(stats.batch_tokens)
+
+    def set_version_state(self, model: str, version: int, state: str) -> None:
+        before = self._states.get((model, version))
+        if before not in (None, state):
+            self._version_state.remove(model, str(version), before)
+        self._states[model, version] = state
+        self._version_state.labels(model, version, state).set(1)
+
+    def count_quarantine(self, model: str, reason: str) -> None:
+        """A version was refused; `reason` is one word, such as `unsupported_architecture`."""
+        self._quarantines.labels(model, reason).inc()
+
+    def count_worker_restart(self, model: str, version: int) -> None:
+        self._worker_restarts.labels(model, version).inc()
+
+    def forget(self, model: str, version: int) -> None:
+        """Remove the series of a version that is no longer served."""
+        self._states.pop((model, version), None)
+        for metric in self._of_versions:
+            metric.remove_by_labels({"model": model, "version": str(version)})
+
+
+class WeightedHistogram(Collector):
+    """A histogram by model and version that takes many equal observations in one call."""
+
+    def __init__(self, name: str, help: str, bounds: tuple[float, ...]) -> None:
+        self._name, self._help, self._bounds = name, help, bounds
+        self._counts: dict[tuple[str, str], list[int]] = {}
+        self._sums: dict[tuple[str, str], float] = {}
+
+    def observe(self, labels: tuple[str, str], value: float, weight: int) -> None:
+        counts = self._counts.setdefault(labels, [0] * (len(self._bounds) + 1))
+        counts[bisect_left(self._bounds, value)] += weight
+        self._sums[labels] = self._sums.get(labels, 0.0) + value * weight
+
+    def remove_by_labels(self, labels: dict[str, str]) -> None:
+        key = (labels["model"], labels["version"])
+        self._counts.pop(key, None)
+        self._sums.pop(key, None)
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._help, labels=_LABELS)
+        bounds = [*map(str, self._bounds), "+Inf"]
+        # Collected in the thread of the HTTP server while the event loop observes.
+        for labels, counts in list(self._counts.items()):
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            family.add_metric(labels, buckets, self._sums.get(labels, 0.0))
+        yield family
+
+
+@dataclass(slots=True)
+class MetricsServer:
+    """Serves the registry over HTTP at `/metrics` until it is closed. Raises OSError when the port is taken."""
+
+    metrics: Metrics
+    host: str
+    port: int
+    _server: Any = field(init=False)
+    _thread: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._server, self._thread = start_http_server(self.port, self.host, self.metrics.registry)
+        self.port = self._server.server_port
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/metrics"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

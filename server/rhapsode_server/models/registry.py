@@ -1,0 +1,184 @@
+"""Which version of each model answers: follows the champions of the model directory.
+
+A version that serves goes on serving when the directory becomes unreadable or the model vanishes from it: a hiccup of a
+file system must not take a service down.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rhapsode_server.config import ServerConfig
+from rhapsode_server.engine.refusal import ModelRefused
+from rhapsode_server.errors import FieldViolation, InvalidRequest, NotFound, Unavailable
+from rhapsode_server.metrics import Metrics
+from rhapsode_server.models.scan import CHAMPION, Fingerprint, ScannedModel, scan
+from rhapsode_server.models.served import ModelStatus, ServedVersion, VersionState
+from rhapsode_server.models.version import Version
+
+logger = logging.getLogger("rhapsode.models")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ServedModel:
+    """A model: the version that answers, and those that come and go beside it."""
+
+    name: str
+    aliases: dict[str, int] = field(default_factory=dict)
+    versions: dict[int, Version] = field(default_factory=dict)
+    serving: Version | None = None
+    refused: tuple[int, Fingerprint] | None = None
+    move: "asyncio.Task[None] | None" = None
+
+    @property
+    def status(self) -> ModelStatus:
+        versions = tuple(self.versions[number].status for number in sorted(self.versions))
+        return ModelStatus(name=self.name, aliases=dict(self.aliases), versions=versions)
+
+    def wants(self, found: ScannedModel) -> bool:
+        """Whether the champion found is one to move to now."""
+        is_moving = self.move is not None and not self.move.done()
+        is_serving = self.serving is not None and self.serving.number == found.champion and not self.serving.is_refused
+        is_refused = self.refused == (found.champion, found.fingerprint)
+        return found.champion is not None and not (is_moving or is_serving or is_refused)
+
+    def answer(self, version: int | None, alias: str | None) -> ServedVersion:
+        """Raises NotFound, Unavailable."""
+        if version is None and alias in (None, CHAMPION):
+            return self._champion()
+        number = version if version is not None else self._aliased(alias or CHAMPION)
+        if self.serving is not None and self.serving.number == number:
+            return self._champion()
+        if number in self.versions:
+            raise Unavailable(self._why_not(self.versions[number]))
+        served = f"served: {self.serving.number}" if self.serving else "none is served yet"
+        raise NotFound(f"version {number} of {self.name} is not served here; {served}")
+
+    def _champion(self) -> ServedVersion:
+        if self.serving is not None and self.serving.served is not None:
+            return self.serving.served
+        latest = self.serving or next(reversed(self.versions.values()), None)
+        raise Unavailable(self._why_not(latest) if latest else f"{self.name} has no champion yet")
+
+    def _aliased(self, alias: str) -> int:
+        if alias not in self.aliases:
+            raise NotFound(f"{self.name} has no alias {alias!r}; it has {', '.join(sorted(self.aliases)) or 'none'}")
+        return self.aliases[alias]
+
+    def _why_not(self, version: Version) -> str:
+        reason = f" ({version.reason})" if version.reason else ""
+        return f"version {version.number} of {self.name} is {version.state.value}{reason}"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ModelRegistry:
+    """All models of the directory. `on_change` hears the status of all of them after each change."""
+
+    config: ServerConfig
+    metrics: Metrics
+    on_change: Callable[[list[ModelStatus]], None]
+    models: dict[str, ServedModel] = field(default_factory=dict)
+    _poll: "asyncio.Task[None] | None" = None
+
+    async def start(self) -> None:
+        """Begin to follow the directory; versions load in the background."""
+        self._poll = asyncio.get_running_loop().create_task(self._follow())
+
+    async def stop(self) -> None:
+        """End everything; open streams fail."""
+        tasks = [task for task in (self._poll, *(model.move for model in self.models.values())) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        versions = [version for model in self.models.values() for version in model.versions.values()]
+        await asyncio.gather(*(version.stop() for version in versions))
+
+    def resolve(self, model: str, *, version: int | None = None, alias: str | None = None) -> ServedVersion:
+        """Who answers. Raises InvalidRequest (field `model`: empty, and there are several), NotFound, Unavailable."""
+        return self._model(model).answer(version, alias)
+
+    def status(self, model: str) -> ModelStatus:
+        """One model; empty as in `resolve`. Raises InvalidRequest, NotFound, Unavailable."""
+        return self._model(model).status
+
+    def statuses(self) -> list[ModelStatus]:
+        """Every model, sorted by name."""
+        return [self.models[name].status for name in sorted(self.models)]
+
+    def _model(self, name: str) -> ServedModel:
+        name = name or self._default_name()
+        if name not in self.models:
+            raise NotFound(f"no model {name!r}; there is {self._names()}")
+        return self.models[name]
+
+    def _default_name(self) -> str:
+        if self.config.default_model:
+            return self.config.default_model
+        if not self.models:
+            raise Unavailable(f"no model is published in {self.config.models} yet")
+        if len(self.models) > 1:
+            raise InvalidRequest([FieldViolation("model", f"name one of the models: {self._names()}")])
+        return next(iter(self.models))
+
+    def _names(self) -> str:
+        return ", ".join(sorted(self.models)) or "none"
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                for found in await asyncio.to_thread(scan, self.config.models):
+                    self._reconcile(found)
+            except OSError as error:
+                logger.warning("%s cannot be read, looking again in a while: %s", self.config.models, error)
+            await asyncio.sleep(self.config.poll_interval)
+
+    def _reconcile(self, found: ScannedModel) -> None:
+        model = self.models.setdefault(found.name, ServedModel(name=found.name))
+        if model.aliases != found.aliases:
+            model.aliases = found.aliases
+            self._changed()
+        if model.wants(found):
+            model.move = asyncio.get_running_loop().create_task(self._move(model, found))
+
+    async def _move(self, model: ServedModel, found: ScannedModel) -> None:
+        """Load the champion beside the version that serves, move new requests to it, let the old one end."""
+        assert found.champion is not None
+        assert found.path is not None
+        self._forget_refused(model)
+        version = self._add(model, found)
+        try:
+            await version.load()
+        except ModelRefused:
+            model.refused = (found.champion, found.fingerprint)
+            return
+        before, model.serving = model.serving, version
+        version.enter(VersionState.SERVING)
+        if before:
+            await before.retire()
+            del model.versions[before.number]
+            self._changed()
+
+    def _add(self, model: ServedModel, found: ScannedModel) -> Version:
+        version = Version(
+            model=model.name,
+            number=found.champion or 0,
+            path=found.path or self.config.models,
+            config=self.config,
+            metrics=self.metrics,
+            on_change=self._changed,
+        )
+        model.versions[version.number] = version
+        return version
+
+    def _forget_refused(self, model: ServedModel) -> None:
+        """A version that was refused, and is no champion any more or has changed, is not shown for ever."""
+        model.refused = None
+        if model.serving is not None and model.serving.is_refused:
+            model.serving = None
+        for number in [number for number, version in model.versions.items() if version.is_refused]:
+            del model.versions[number]
+            self.metrics.forget(model.name, number)
+
+    def _changed(self) -> None:
+        self.on_change(self.statuses())

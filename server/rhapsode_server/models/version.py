@@ -1,0 +1,208 @@
+"""One version on this server, from its discovery to its end."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rhapsode_contract.model_directory import VerificationError, verify_version
+
+from rhapsode_server.config import ServerConfig
+from rhapsode_server.engine.options import EngineOptions
+from rhapsode_server.engine.refusal import LOAD_FAILED, ModelRefused
+from rhapsode_server.errors import WorkerLost
+from rhapsode_server.metrics import Metrics
+from rhapsode_server.models.defaults import read_defaults
+from rhapsode_server.models.served import Limits, ServedVersion, VersionState, VersionStatus
+from rhapsode_server.text.tokenizer import Tokenizer
+from rhapsode_server.workers.messages import Ready
+from rhapsode_server.workers.worker import Worker
+
+logger = logging.getLogger("rhapsode.models")
+
+WORKER_CRASHED = "worker_crashed"
+MAX_LOAD_ATTEMPTS = 3
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Version:
+    """A version and the worker that runs it. `on_change` is called after each change of state."""
+
+    model: str
+    number: int
+    path: Path
+    config: ServerConfig
+    metrics: Metrics
+    on_change: Callable[[], None]
+    state: VersionState = VersionState.DISCOVERED
+    reason: str = ""
+    served: ServedVersion | None = None
+    _facts: Ready | None = None
+    _worker: Worker | None = None
+    _restart: "asyncio.Task[None] | None" = None
+    _num_losses: int = 0
+    _up_since: float = 0.0
+
+    @property
+    def status(self) -> VersionStatus:
+        status = VersionStatus(version=self.number, state=self.state, reason=self.reason)
+        if self._facts is None:
+            return status
+        return VersionStatus(
+            version=self.number,
+            state=self.state,
+            reason=self.reason,
+            dtype=self._facts.dtype,
+            device=self._facts.device,
+            parameter_count=self._facts.parameter_count,
+            limits=self.served.limits if self.served else None,
+        )
+
+    @property
+    def is_refused(self) -> bool:
+        return self.state is VersionState.QUARANTINED
+
+    @property
+    def process_id(self) -> int | None:
+        return self._worker.process_id if self._worker else None
+
+    async def load(self) -> None:
+        """Verify, load and prove. Raises ModelRefused, after which it is quarantined."""
+        try:
+            await self._verify()
+            await self._start_worker(MAX_LOAD_ATTEMPTS)
+            self.enter(VersionState.READY)
+        except ModelRefused as refusal:
+            await self.quarantine(refusal)
+            raise
+
+    async def retire(self) -> None:
+        """Let the streams end, then end the worker."""
+        self.enter(VersionState.DRAINING)
+        if self._worker:
+            await self._worker.idle.wait()
+        await self.stop()
+        self.enter(VersionState.UNLOADED)
+        self.metrics.forget(self.model, self.number)
+
+    async def quarantine(self, refusal: ModelRefused) -> None:
+        self.served = None
+        self.reason = str(refusal)
+        self.metrics.count_quarantine(self.model, refusal.reason)
+        logger.error("%s version %d is quarantined: %s", self.model, self.number, refusal)
+        await self._stop_worker()
+        self.enter(VersionState.QUARANTINED)
+
+    async def stop(self) -> None:
+        """End the worker; its open streams fail."""
+        self.served = None
+        if self._restart and self._restart is not asyncio.current_task():
+            self._restart.cancel()
+            await asyncio.gather(self._restart, return_exceptions=True)
+        await self._stop_worker()
+
+    def enter(self, state: VersionState) -> None:
+        self.state = state
+        self.metrics.set_version_state(self.model, self.number, state.value)
+        logger.info("%s version %d: %s", self.model, self.number, state.value)
+        self.on_change()
+
+    async def _verify(self) -> None:
+        self.enter(VersionState.VERIFYING)
+        try:
+            await asyncio.to_thread(verify_version, self.path)
+        except VerificationError as error:
+            raise ModelRefused(error.reason, f"{error.file}: {error.detail}") from error
+        except OSError as error:
+            raise ModelRefused(LOAD_FAILED, f"its files cannot be read: {error}") from error
+
+    async def _start_worker(self, attempts: int | None) -> None:
+        """Try until it runs, `attempts` times at most, with growing pauses. Raises ModelRefused."""
+        while True:
+            try:
+                return await self._start_worker_once()
+            except WorkerLost:
+                self._num_losses += 1
+                if attempts is not None and self._num_losses >= attempts:
+                    detail = f"the engine process ended {attempts} times before it was ready; its log says why"
+                    raise ModelRefused(WORKER_CRASHED, detail) from None
+                await self._pause()
+
+    async def _start_worker_once(self) -> None:
+        self.enter(VersionState.LOADING)
+        try:
+            tokenizer = await asyncio.to_thread(Tokenizer.load, self.path)
+        except ValueError as error:
+            raise ModelRefused(LOAD_FAILED, str(error)) from error
+        defaults = read_defaults(self.path)
+        self._worker = worker = self._make_worker(tokenizer.vocabulary_size)
+        self._facts = facts = await worker.start()
+        self._up_since = asyncio.get_running_loop().time()
+        self.served = ServedVersion(
+            model=self.model,
+            version=self.number,
+            tokenizer=tokenizer,
+            defaults=defaults,
+            limits=self._limits(facts, tokenizer.vocabulary_size),
+            engine=worker,
+        )
+
+    def _make_worker(self, vocabulary_size: int) -> Worker:
+        config = self.config
+        options = EngineOptions(
+            path=str(self.path),
+            vocabulary_size=vocabulary_size,
+            device=config.device,
+            dtype=config.dtype,
+            threads=config.threads,
+            max_sequences=config.max_sequences,
+            max_batch_tokens=config.max_batch_tokens,
+            kv_cache_memory=config.kv_cache_memory,
+        )
+        return Worker(
+            options=options,
+            max_queued_requests=config.max_queued_requests,
+            on_step=lambda stats, seconds: self.metrics.observe_step(self.model, self.number, stats, seconds),
+            on_warming=lambda: self.enter(VersionState.WARMING),
+            on_lost=self._lost,
+        )
+
+    def _limits(self, facts: Ready, vocabulary_size: int) -> Limits:
+        return Limits(
+            context_length=facts.context_length,
+            vocabulary_size=vocabulary_size,
+            max_sequences=self.config.max_sequences,
+            max_queued_requests=self.config.max_queued_requests,
+        )
+
+    def _lost(self) -> None:
+        logger.error(
+            "%s version %d: its engine process ended unexpectedly; it is started again", self.model, self.number
+        )
+        self.metrics.count_worker_restart(self.model, self.number)
+        self.served = None
+        self._restart = asyncio.get_running_loop().create_task(self._come_back(self.state))
+
+    async def _come_back(self, state: VersionState) -> None:
+        """Start again, at once the first time, later ones after a pause that grows while it does not stay up."""
+        if asyncio.get_running_loop().time() - self._up_since > LONGEST_DELAY:
+            self._num_losses = 0
+        if self._num_losses:
+            self.enter(VersionState.LOADING)
+            await self._pause()
+        self._num_losses += 1
+        try:
+            await self._start_worker(None)
+            self.enter(state)
+        except ModelRefused as refusal:
+            await self.quarantine(refusal)
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(min(LONGEST_DELAY, FIRST_DELAY * 2**self._num_losses))
+
+    async def _stop_worker(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker:
+            await worker.stop()

@@ -1,0 +1,1 @@
+"""Engine processes: start, talk to, watch, stop."""

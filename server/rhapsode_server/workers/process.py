@@ -1,0 +1,89 @@
+"""The worker process, `python -m rhapsode_server.workers.process FD`: one engine, fed and read through a socket.
+
+torch is imported when the engine is built, never by the front-end, which imports only the messages.
+"""
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+
+from rhapsode_server.engine.engine import Engine
+from rhapsode_server.engine.refusal import ModelRefused
+from rhapsode_server.workers.messages import Cancel, Ready, Refused, Shutdown, Start, Step, Submit, ToWorker, Warming
+
+logger = logging.getLogger("rhapsode.worker")
+
+Inbox = queue.SimpleQueue[ToWorker]
+
+
+def main() -> None:
+    connection = Connection(int(sys.argv[1]))
+    inbox: Inbox = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+    start = inbox.get()
+    assert isinstance(start, Start)
+    try:
+        engine = _build(connection, start)
+    except ModelRefused as refusal:
+        connection.send(Refused(reason=refusal.reason, detail=refusal.detail))
+        return
+    run(engine, inbox, connection)
+
+
+def run(engine: Engine, inbox: Inbox, connection: Connection) -> None:
+    """Step while there is work, wait for messages while there is none, until told to end."""
+    while True:
+        for message in _messages(inbox, wait=not engine.has_work):
+            match message:
+                case Submit(request):
+                    engine.submit(request)
+                case Cancel(request_id):
+                    engine.cancel(request_id)
+                case Shutdown():
+                    return
+        if engine.has_work:
+            began = time.perf_counter()
+            result = engine.step()
+            connection.send(Step(result=result, seconds=time.perf_counter() - began))
+
+
+def _messages(inbox: Inbox, *, wait: bool) -> Iterator[ToWorker]:
+    """All that have come; if there is none and `wait`, the next one."""
+    if wait:
+        yield inbox.get()
+    while not inbox.empty():
+        yield inbox.get()
+
+
+def _read(connection: Connection, inbox: Inbox) -> None:
+    """Until the front-end is gone; then nobody is left to work for, whatever the engine is doing."""
+    try:
+        while True:
+            inbox.put(connection.recv())
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _build(connection: Connection, start: Start) -> Engine:
+    from rhapsode_server.engine.build import build_engine
+
+    built = build_engine(start.options, on_loaded=lambda: connection.send(Warming()))
+    loaded = built.loaded
+    connection.send(
+        Ready(
+            device=str(loaded.device),
+            dtype=loaded.dtype,
+            parameter_count=loaded.parameter_count,
+            context_length=built.context_length,
+        )
+    )
+    return built.engine
+
+
+if __name__ == "__main__":
+    main()

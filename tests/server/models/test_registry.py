@@ -1,0 +1,238 @@
+"""Which version answers: following champions, refusing what is broken, coming back after a loss."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rhapsode_contract.model_directory import Lease, ModelDirectory
+from rhapsode_server.errors import InvalidRequest, NotFound, Unavailable
+from support.publishing import publish_model
+from support.tiny_models import VOCABULARY_SIZE, tiny_model
+
+from .conftest import Open, Workshop
+
+TINY = tiny_model("gpt2")
+
+
+def publish(root: Path, name: str = "tiny", spoil: Any = None) -> int:
+    return publish_model(root, name, TINY, spoil=spoil)
+
+
+def sample(metrics: Any, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def test_it_waits_for_the_first_version_and_then_serves_it(tmp_path: Path, open_registry: Open) -> None:
+    async with open_registry() as registry:
+        with pytest.raises(Unavailable, match=f"no model is published in {tmp_path} yet"):
+            registry.resolve("")
+        publish(tmp_path)
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        served = registry.resolve("")
+        assert (served.model, served.version) == ("tiny", 1)
+        assert served.limits.context_length == 128
+        assert served.limits.vocabulary_size == VOCABULARY_SIZE
+        assert served.defaults.eos_token_ids == (0,)
+        assert registry.resolve("tiny", version=1) is served
+        assert registry.resolve("tiny", alias="champion") is served
+        [status] = registry.statuses()
+        assert status == registry.status("tiny")
+        assert status.is_serving
+        assert (status.aliases, status.versions[0].dtype, status.versions[0].device) == (
+            {"champion": 1},
+            "float32",
+            "cpu",
+        )
+
+
+async def test_with_several_models_a_request_names_one(tmp_path: Path, open_registry: Open) -> None:
+    publish(tmp_path, "odes")
+    publish(tmp_path, "songs")
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states("odes") == registry.states("songs") == {1: "serving"})
+        with pytest.raises(InvalidRequest) as error:
+            registry.resolve("")
+        assert error.value.violations[0].field == "model"
+        assert "odes, songs" in error.value.violations[0].description
+        assert registry.resolve("songs").model == "songs"
+    async with open_registry(default_model="songs") as registry:
+        await registry.until(lambda: registry.states("songs") == {1: "serving"})
+        assert registry.resolve("").model == "songs"
+
+
+async def test_what_is_not_there_is_not_found(tmp_path: Path, open_registry: Open) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        with pytest.raises(NotFound, match="no model 'epics'; there is tiny"):
+            registry.resolve("epics")
+        with pytest.raises(NotFound, match="tiny has no alias 'blue'; it has champion"):
+            registry.resolve("tiny", alias="blue")
+        with pytest.raises(NotFound, match="version 7 of tiny is not served here; served: 1"):
+            registry.resolve("tiny", version=7)
+
+
+async def test_a_new_champion_takes_over_and_the_old_one_ends_its_streams(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        old = workshop.workers[0]
+        old.idle.clear()
+        workshop.hold = True
+        publish(tmp_path)
+        await registry.until(lambda: registry.states() == {1: "serving", 2: "loading"})
+        assert registry.resolve("tiny").version == 1, "the old one serves while the new one loads"
+        with pytest.raises(Unavailable, match="version 2 of tiny is loading"):
+            registry.resolve("tiny", version=2)
+        await workshop.made.get()
+        (await workshop.made.get()).go.set()
+        await registry.until(lambda: registry.states() == {1: "draining", 2: "serving"})
+        assert registry.resolve("tiny").version == 2
+        assert not old.stopped, "it still has a stream"
+        with pytest.raises(Unavailable, match="version 1 of tiny is draining"):
+            registry.resolve("tiny", version=1)
+        old.idle.set()
+        await registry.until(lambda: registry.states() == {2: "serving"})
+        assert old.stopped
+
+
+def truncate_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+
+
+async def test_a_damaged_version_is_quarantined_once_and_the_old_one_serves_on(
+    tmp_path: Path, open_registry: Open, workshop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        folder = ModelDirectory(tmp_path).model("tiny")
+        shutil.copytree(tmp_path / "tiny" / "1", tmp_path / "tiny" / "2")
+        truncate_weights(tmp_path / "tiny" / "2")
+        with Lease.acquire(folder, owner="test", ttl=60) as lease:
+            folder.set_alias("champion", 2, lease=lease, actor="test", reason="a test")
+        await registry.until(lambda: registry.states() == {1: "serving", 2: "quarantined"})
+        assert registry.resolve("tiny").version == 1
+        [_, refused] = registry.status("tiny").versions
+        assert refused.reason.startswith("hash_mismatch: model.safetensors")
+        await registry.look_again(5)
+        assert sample(registry.metrics, "rhapsode_quarantines_total", model="tiny", reason="hash_mismatch") == 1
+        assert len(workshop.workers) == 1
+        shutil.copy(tmp_path / "tiny" / "1" / "model.safetensors", tmp_path / "tiny" / "2")
+        await registry.until(lambda: registry.states() == {2: "serving"})
+
+
+async def test_what_the_engine_refuses_is_quarantined_with_its_reason(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    workshop.will_refuse("unsupported_architecture", "it goes its own way")
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "quarantined"})
+        with pytest.raises(Unavailable, match=r"is quarantined \(unsupported_architecture: it goes its own way\)"):
+            registry.resolve("tiny")
+        assert workshop.workers[0].stopped
+        publish(tmp_path)
+        await registry.until(lambda: registry.states() == {2: "serving"})
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("tokenizer.json", "{}", "load_failed: .*tokenizer.json"),
+        ("generation_config.json", "[]", "load_failed: generation_config.json is not a JSON object"),
+        ("generation_config.json", '{"top_k": "many"}', "load_failed: generation_config.json cannot be understood"),
+    ],
+)
+async def test_unreadable_files_are_a_named_reason(
+    tmp_path: Path, open_registry: Open, file: str, content: str, reason: str
+) -> None:
+    publish(tmp_path, spoil=lambda folder: (folder / file).write_text(content))
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "quarantined"})
+        with pytest.raises(Unavailable, match=reason):
+            registry.resolve("tiny")
+
+
+async def test_defaults_come_from_the_version(tmp_path: Path, open_registry: Open) -> None:
+    settings = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 40,
+        "top_p": 0.9,
+        "bos_token_id": 3,
+        "eos_token_id": [4, 5],
+    }
+    publish(tmp_path, spoil=lambda folder: (folder / "generation_config.json").write_text(json.dumps(settings)))
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        defaults = registry.resolve("").defaults
+        assert (defaults.temperature, defaults.top_k, defaults.top_p) == (0.7, 40, 0.9)
+        assert (defaults.bos_token_id, defaults.eos_token_ids) == (3, (4, 5))
+
+
+async def test_a_lost_worker_comes_back(tmp_path: Path, open_registry: Open, workshop: Workshop) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        workshop.hold = True
+        workshop.will_be_lost(5)
+        workshop.workers[0].on_lost()
+        await registry.until(lambda: registry.states() == {1: "loading"})
+        with pytest.raises(Unavailable, match="version 1 of tiny is loading"):
+            registry.resolve("tiny")
+        await workshop.made.get()
+        workshop.hold = False
+        (await workshop.made.get()).go.set()
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        assert registry.resolve("tiny").version == 1
+        assert len(workshop.workers) == 7
+        assert sample(registry.metrics, "rhapsode_worker_restarts_total", model="tiny", version="1") == 1
+
+
+async def test_a_version_whose_process_never_gets_ready_is_quarantined(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    workshop.will_be_lost(3)
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "quarantined"})
+        assert registry.status("tiny").versions[0].reason.startswith("worker_crashed: the engine process ended 3 times")
+        assert len(workshop.workers) == 3
+
+
+async def test_a_vanished_directory_stops_nobody(tmp_path: Path, open_registry: Open) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        (tmp_path / "tiny").rename(tmp_path / ".hidden")
+        await registry.look_again(3)
+        assert registry.resolve("tiny").version == 1
+
+
+async def test_foreign_things_in_the_directory_are_passed_over(tmp_path: Path, open_registry: Open) -> None:
+    (tmp_path / "README").write_text("not a model")
+    (tmp_path / "Not A Model" / "1").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half" / "3").mkdir(parents=True)
+    (tmp_path / "half" / "aliases.json").write_text('{"champion": 3}')
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "aliases.json").write_text('{"champi')
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        assert [status.name for status in registry.statuses()] == ["tiny"]
+
+
+async def test_stopping_while_a_version_loads(tmp_path: Path, open_registry: Open, workshop: Workshop) -> None:
+    workshop.hold = True
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await workshop.made.get()
+        assert registry.states() == {1: "loading"}
+    assert workshop.workers[0].stopped

@@ -1,0 +1,207 @@
+"""A real worker process: tokens, cancellation, loss and end."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from rhapsode_server.engine.options import EngineOptions
+from rhapsode_server.engine.refusal import ModelRefused
+from rhapsode_server.engine.request import FinishReason, SamplingParameters
+from rhapsode_server.errors import Overloaded, Unavailable, WorkerLost
+from rhapsode_server.workers.worker import Worker
+from support.publishing import publish_model
+from support.reference import generate_greedily
+from support.steps import StepLog
+from support.tiny_models import VOCABULARY_SIZE, tiny_model
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+GREEDY = SamplingParameters()
+
+
+def options(path: Path, **overrides: Any) -> EngineOptions:
+    return EngineOptions(path=str(path), vocabulary_size=VOCABULARY_SIZE, device="cpu", threads=1, **overrides)
+
+
+class Events:
+    def __init__(self) -> None:
+        self.steps = StepLog()
+        self.warming = asyncio.Event()
+        self.lost = asyncio.Event()
+
+    def worker(self, options: EngineOptions, *, max_queued_requests: int = 100) -> Worker:
+        return Worker(
+            options=options,
+            max_queued_requests=max_queued_requests,
+            on_step=self.steps,
+            on_warming=self.warming.set,
+            on_lost=self.lost.set,
+        )
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    return root / "tiny" / str(publish_model(root, "tiny", tiny_model("gpt2")))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(version: Path) -> AsyncIterator[tuple[Worker, Events]]:
+    events = Events()
+    worker = events.worker(options(version, max_sequences=4, max_batch_tokens=64))
+    ready = await worker.start()
+    assert events.warming.is_set()
+    assert (ready.device, ready.dtype, ready.context_length) == ("cpu", "float32", 1024)
+    assert ready.parameter_count == sum(parameter.numel() for parameter in tiny_model("gpt2").parameters())
+    yield worker, events
+    await worker.stop()
+    assert not events.lost.is_set(), "an end that was asked for is no loss"
+
+
+def submit(worker: Worker, prompt: Sequence[int] = (5, 6, 7), max_new_tokens: int = 1000) -> Any:
+    return worker.submit(prompt_ids=prompt, max_new_tokens=max_new_tokens, sampling=GREEDY, stop_token_ids=frozenset())
+
+
+async def read(stream: Any) -> tuple[list[int], FinishReason]:
+    tokens = []
+    async for chunk in stream:
+        tokens += chunk.token_ids
+    return tokens, chunk.finish_reason
+
+
+async def test_tokens_arrive_and_equal_generate(running: tuple[Worker, Events]) -> None:
+    worker, events = running
+    stream = submit(worker, (3, 1, 4), 25)
+    assert await read(stream) == (generate_greedily(tiny_model("gpt2"), (3, 1, 4), 25), FinishReason.LENGTH)
+    assert stream.submitted_at < stream.started_at <= stream.first_token_at
+    await events.steps.until(lambda stats: stats.blocks_used == 0)
+
+
+async def test_closing_a_stream_in_decode_frees_its_blocks(running: tuple[Worker, Events]) -> None:
+    worker, events = running
+    stream = submit(worker)
+    async for chunk in stream:
+        assert chunk.token_ids
+        break
+    stream.close()
+    await events.steps.until(lambda stats: stats.blocks_used == 0 and stats.running == 0)
+    assert worker.idle.is_set()
+
+
+async def test_closing_a_queued_stream_forgets_it(running: tuple[Worker, Events]) -> None:
+    worker, events = running
+    streams = [submit(worker) for _ in range(6)]
+    await events.steps.until(lambda stats: stats.running == 4 and stats.waiting == 2)
+    streams[5].close()
+    await events.steps.until(lambda stats: stats.running == 4 and stats.waiting == 1)
+    for stream in streams:
+        stream.close()
+    await events.steps.until(lambda stats: stats.blocks_used == 0 and stats.waiting == 0)
+
+
+async def test_tokens_gather_while_nobody_reads(running: tuple[Worker, Events]) -> None:
+    worker, _ = running
+    stream = submit(worker, max_new_tokens=30)
+    await worker.idle.wait()
+    chunks = [chunk async for chunk in stream]
+    assert [len(chunk.token_ids) for chunk in chunks] == [30]
+
+
+async def test_no_running_stream_misses_a_step_while_a_long_prompt_prefills(running: tuple[Worker, Events]) -> None:
+    worker, events = running
+    streams = [submit(worker) for _ in range(3)]
+    await events.steps.until(lambda stats: stats.running == 3)
+    first = len(events.steps.all)
+    long = submit(worker, [5] * 900, 2)
+    await read(long)
+    during = [stats for stats in events.steps.all[first:] if stats.running == 4]
+    # 64 tokens a step, 3 of them for the streams: the prompt takes 15 steps, and every one of them has all four rows.
+    assert len(during) >= 15
+    assert {stats.batch_rows for stats in during[:15]} == {4}
+    assert {stats.batch_tokens for stats in during[:14]} == {64}
+    for stream in streams:
+        stream.close()
+    await events.steps.until(lambda stats: stats.blocks_used == 0)
+
+
+async def test_a_full_queue_refuses(version: Path) -> None:
+    events = Events()
+    worker = events.worker(options(version, max_sequences=1), max_queued_requests=2)
+    with pytest.raises(Unavailable, match="not running"):
+        submit(worker)
+    await worker.start()
+    streams = [submit(worker)]
+    await events.steps.until(lambda stats: stats.running == 1)
+    streams += [submit(worker), submit(worker)]
+    with pytest.raises(Overloaded, match="2 requests wait already"):
+        submit(worker)
+    await worker.stop()
+    for stream in streams:
+        with pytest.raises(WorkerLost):
+            await read(stream)
+
+
+async def test_sigkill_fails_the_streams_at_once(version: Path) -> None:
+    events = Events()
+    worker = events.worker(options(version))
+    await worker.start()
+    streams = [submit(worker) for _ in range(3)]
+    await events.steps.until(lambda stats: stats.running == 3)
+    os.kill(worker.process_id, signal.SIGKILL)
+    killed_at = time.monotonic()
+    for stream in streams:
+        with pytest.raises(WorkerLost, match="the engine process ended"):
+            await read(stream)
+    assert time.monotonic() - killed_at < 1
+    await asyncio.wait_for(events.lost.wait(), 5)
+    await worker.ended.wait()
+    with pytest.raises(Unavailable):
+        submit(worker)
+
+
+async def test_a_model_that_cannot_run_is_refused_with_its_reason(tmp_path: Path) -> None:
+    version = publish_model(tmp_path, "neo", tiny_model("gpt_neo"))
+    worker = Events().worker(options(tmp_path / "neo" / str(version)))
+    with pytest.raises(ModelRefused, match="GPTNeoForCausalLM") as refusal:
+        await worker.start()
+    assert refusal.value.reason == "unsupported_architecture"
+    await asyncio.wait_for(worker.ended.wait(), 10)
+
+
+async def test_a_worker_does_not_outlive_its_front_end(version: Path) -> None:
+    script = (
+        "import asyncio, sys, time\n"
+        "from rhapsode_server.engine.options import EngineOptions\n"
+        "from rhapsode_server.workers.worker import Worker\n"
+        "async def main():\n"
+        f"    options = EngineOptions(path={str(version)!r}, vocabulary_size={VOCABULARY_SIZE}, device='cpu')\n"
+        "    worker = Worker(options=options, max_queued_requests=9, on_step=lambda *_: None,\n"
+        "                    on_warming=lambda: None, on_lost=lambda: None)\n"
+        "    await worker.start()\n"
+        "    print(worker.process_id, flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    front_end = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    assert front_end.stdout is not None
+    worker_process = int(await front_end.stdout.readline())
+    watch = os.pidfd_open(worker_process)
+    front_end.kill()
+    await front_end.wait()
+    try:
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(watch, ended.set)
+        await asyncio.wait_for(ended.wait(), 10)
+    finally:
+        asyncio.get_running_loop().remove_reader(watch)
+        os.close(watch)
+        with suppress(ProcessLookupError):
+            os.kill(worker_process, signal.SIGKILL)
