@@ -1,6 +1,7 @@
 """What can be asked of a version that serves."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -48,6 +49,9 @@ class GenerationDefaults:
 
 class Submits(Protocol):
     """Takes requests for an engine."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Meanwhile the engine is not retired, so that who resolved a version can still submit to it."""
 
     def submit(
         self,

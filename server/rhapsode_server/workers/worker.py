@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -56,6 +57,7 @@ class Worker:
     _process: "subprocess.Popen[bytes]" = field(init=False)
     _outbox: "queue.SimpleQueue[ToWorker | None]" = field(default_factory=queue.SimpleQueue)
     _running: bool = False
+    _num_holds: int = 0
 
     @property
     def process_id(self) -> int:
@@ -97,6 +99,17 @@ class Worker:
             stop_token_ids=stop_token_ids,
         )
         return self._open_stream(request)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Meanwhile it is not idle: who holds it may still submit."""
+        self._num_holds += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self._num_holds -= 1
+            self._note_idle()
 
     async def stop(self) -> None:
         """End the process: ask, then kill. Streams that are still open fail."""
@@ -188,5 +201,5 @@ class Worker:
             self.on_lost()
 
     def _note_idle(self) -> None:
-        if not self._streams:
+        if not self._streams and not self._num_holds:
             self.idle.set()

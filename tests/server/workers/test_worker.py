@@ -96,6 +96,16 @@ async def test_closing_a_stream_in_decode_frees_its_blocks(running: tuple[Worker
     assert worker.idle.is_set()
 
 
+async def test_who_holds_it_keeps_it_from_being_idle(running: tuple[Worker, Events]) -> None:
+    worker, _ = running
+    with worker.hold():
+        assert not worker.idle.is_set()
+        stream = submit(worker)
+    assert not worker.idle.is_set()
+    stream.close()
+    assert worker.idle.is_set()
+
+
 async def test_closing_a_queued_stream_forgets_it(running: tuple[Worker, Events]) -> None:
     worker, events = running
     streams = [submit(worker) for _ in range(6)]

@@ -1,0 +1,1 @@
+"""The wire: the only user of gRPC."""

@@ -1,0 +1,124 @@
+"""The server from start to end: listen, follow the models, drain, stop."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
+
+from rhapsode_server.config import ServerConfig
+from rhapsode_server.metrics import Metrics, MetricsServer
+from rhapsode_server.models.served import Models, ModelStatus
+from rhapsode_server.rpc.health import HealthService
+from rhapsode_server.rpc.server import SERVICES, CannotListen, Server, join_address
+
+logger = logging.getLogger("rhapsode.rpc")
+
+
+class RunningModels(Models, Protocol):
+    """Models that follow the model directory between `start` and `stop`."""
+
+    async def start(self) -> None:
+        """Begin; versions load in the background."""
+
+    async def stop(self) -> None:
+        """End everything; open streams fail."""
+
+
+class MakeModels(Protocol):
+    def __call__(
+        self, *, config: ServerConfig, metrics: Metrics, on_change: Callable[[list[ModelStatus]], None]
+    ) -> RunningModels: ...
+
+
+class Shutdown:
+    """Set by SIGTERM and SIGINT: the first asks to drain, the second to be quick about it."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.urgent = asyncio.Event()
+
+    def ask(self) -> None:
+        (self.urgent if self.asked.is_set() else self.asked).set()
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for each in signals:
+            loop.add_signal_handler(each, self.ask)
+        try:
+            yield
+        finally:
+            for each in signals:
+                loop.remove_signal_handler(each)
+
+    async def patience(self, awaited: Awaitable[object], seconds: float | None = None) -> bool:
+        """Wait for `awaited`, at most so many seconds and not when it is urgent. Whether it came."""
+        task, urgent = asyncio.ensure_future(awaited), asyncio.ensure_future(self.urgent.wait())
+        try:
+            done, _ = await asyncio.wait((task, urgent), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return task in done
+        finally:
+            task.cancel()
+            urgent.cancel()
+
+
+async def serve(config: ServerConfig, make_models: MakeModels) -> None:
+    """Serve until SIGTERM or SIGINT. Raises CannotListen."""
+    shutdown, metrics, health = Shutdown(), Metrics(), HealthService(SERVICES)
+    models = make_models(config=config, metrics=metrics, on_change=health.update)
+    server = Server(config, models, metrics, health)
+    with shutdown.on_signals(), _metrics_server(config, metrics) as metrics_server:
+        async with _running(server, models):
+            _announce(config, server, metrics_server)
+            await shutdown.asked.wait()
+            await _drain(config, server, health, shutdown)
+    logger.info("stopped")
+
+
+@asynccontextmanager
+async def _running(server: Server, models: RunningModels) -> AsyncIterator[None]:
+    try:
+        await server.start()
+        await models.start()
+        yield
+    finally:
+        # In this order: streams that are still open fail with a reason before their connections close.
+        await models.stop()
+        await server.stop()
+
+
+async def _drain(config: ServerConfig, server: Server, health: HealthService, shutdown: Shutdown) -> None:
+    health.drain()
+    await shutdown.patience(asyncio.sleep(config.shutdown_delay))
+    server.refuse_new_calls()
+    logger.info("draining", extra={"fields": {"open_calls": server.num_open_calls}})
+    if not await shutdown.patience(server.calls_finished(), config.drain_timeout):
+        logger.warning("calls are cut off", extra={"fields": {"open_calls": server.num_open_calls}})
+
+
+@contextmanager
+def _metrics_server(config: ServerConfig, metrics: Metrics) -> Iterator[MetricsServer | None]:
+    if config.metrics_port is None:
+        yield None
+        return
+    try:
+        server = MetricsServer(metrics, config.host, config.metrics_port)
+    except OSError as error:
+        address = join_address(config.host, config.metrics_port)
+        raise CannotListen(f"--metrics-port: cannot listen on {address}: {error.strerror}; choose another") from None
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _announce(config: ServerConfig, server: Server, metrics_server: MetricsServer | None) -> None:
+    places: Sequence[str] = (
+        f"gRPC on {server.address}",
+        *([f"metrics on {metrics_server.url}"] if metrics_server else ()),
+        *([f"health on {server.health_address}"] if server.health_address else ()),
+    )
+    logger.info("serving %s: %s", config.models, ", ".join(places))

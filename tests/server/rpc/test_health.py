@@ -1,0 +1,127 @@
+"""grpc.health.v1: which names say SERVING when, to those who ask and to those who watch."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from rhapsode.v1.generation_pb2_grpc import GenerationServiceStub
+from rhapsode_client import AsyncClient
+from rhapsode_server.models.served import VersionState
+from rhapsode_server.rpc.health import HealthService
+from rhapsode_server.rpc.server import Server
+from support.fake_models import PATIENCE, status_of
+
+SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN
+GENERATION, MODELS = "rhapsode.v1.GenerationService", "rhapsode.v1.ModelService"
+READY = ("", "readiness", GENERATION, MODELS)
+ALIVE = ("startup", "liveness")
+
+POEMS = status_of("poems", VersionState.SERVING)
+STORIES = status_of("stories", VersionState.WARMING)
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> HealthStub:
+    return HealthStub(channel)
+
+
+async def check(stub: HealthStub, *names: str) -> set[int]:
+    return {(await stub.Check(HealthCheckRequest(service=name))).status for name in names}
+
+
+async def changes(stub: HealthStub, name: str) -> AsyncIterator[int]:
+    async for response in stub.Watch(HealthCheckRequest(service=name)):
+        yield response.status
+
+
+async def following(watch: AsyncIterator[int]) -> int:
+    async with asyncio.timeout(PATIENCE):
+        return await anext(watch)
+
+
+async def test_alive_but_not_ready_until_a_model_serves(stub: HealthStub, health: HealthService) -> None:
+    assert await check(stub, *ALIVE) == {SERVING}
+    assert await check(stub, *READY) == {NOT_SERVING}
+    health.update([STORIES])
+    assert await check(stub, *READY, "model/stories") == {NOT_SERVING}
+    health.update([POEMS, STORIES])
+    assert await check(stub, *READY, *ALIVE, "model/poems") == {SERVING}
+    assert await check(stub, "model/stories") == {NOT_SERVING}
+
+
+async def test_an_unknown_name_is_not_found(stub: HealthStub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await check(stub, "model/prose")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_draining_leaves_only_the_process_alive(stub: HealthStub, health: HealthService) -> None:
+    health.update([POEMS])
+    health.drain()
+    assert await check(stub, *ALIVE) == {SERVING}
+    assert await check(stub, *READY, "model/poems") == {NOT_SERVING}
+    health.update([POEMS, STORIES])
+    assert await check(stub, *READY, "model/poems") == {NOT_SERVING}
+
+
+async def test_watch_tells_of_each_change_once(stub: HealthStub, health: HealthService) -> None:
+    ready, model = changes(stub, ""), changes(stub, "model/poems")
+    assert await following(ready) == NOT_SERVING
+    assert await following(model) == UNKNOWN
+    health.update([STORIES])
+    health.update([POEMS])
+    assert await following(ready) == SERVING
+    assert await following(model) == SERVING
+    health.update([POEMS, STORIES])
+    health.drain()
+    assert await following(ready) == NOT_SERVING
+    assert await following(model) == NOT_SERVING
+
+
+async def test_a_watcher_that_leaves_does_not_silence_the_others(stub: HealthStub, health: HealthService) -> None:
+    leaving = stub.Watch(HealthCheckRequest())
+    staying = changes(stub, "")
+    assert (await leaving.read()).status == await following(staying) == NOT_SERVING
+    leaving.cancel()
+    assert await check(stub, "") == {NOT_SERVING}
+    health.update([POEMS])
+    assert await following(staying) == SERVING
+
+
+async def test_the_health_port_has_health_and_nothing_else(server: Server, health: HealthService) -> None:
+    assert server.health_address is not None
+    assert server.health_address != server.address
+    async with grpc.aio.insecure_channel(server.health_address) as channel:
+        assert await check(HealthStub(channel), "liveness") == {SERVING}
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await GenerationServiceStub(channel).Generate(b"", timeout=PATIENCE)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_the_client_sees_it(client: AsyncClient, health: HealthService) -> None:
+    assert await client.health() == "NOT_SERVING"
+    health.update([POEMS])
+    assert await client.health() == "SERVING"
+
+
+def test_the_log_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rhapsode.rpc")
+    health = HealthService([])
+    health.update([STORIES])
+    health.update([status_of("stories", VersionState.QUARANTINED, reason="load_failed: no weights")])
+    health.update([POEMS])
+    health.update([POEMS])
+    health.drain()
+    assert [record.message for record in caplog.records] == [
+        "health: NOT_SERVING: waiting for the first version to be published",
+        "health: NOT_SERVING: stories 3 is warming",
+        "health: NOT_SERVING: stories 3 is quarantined (load_failed: no weights)",
+        "health: SERVING",
+        "health: NOT_SERVING: the server is shutting down",
+    ]

@@ -1,0 +1,151 @@
+"""Flags, environment and defaults, all from one table."""
+
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rhapsode_server.__main__ import main
+from rhapsode_server.config import ServerConfig, load_config
+
+DEFAULTS = {
+    "address": "127.0.0.1:50051",
+    "metrics_port": 9464,
+    "health_port": None,
+    "device": "auto",
+    "dtype": "auto",
+    "threads": 0,
+    "max_sequences": 64,
+    "max_batch_tokens": 512,
+    "max_queued_requests": 256,
+    "default_max_new_tokens": 256,
+    "default_model": "",
+    "kv_cache_memory": None,
+    "poll_interval": 5.0,
+    "shutdown_delay": 0.0,
+    "drain_timeout": 60.0,
+    "log_format": "text",
+}
+
+
+def load(*arguments: str, **environment: str) -> ServerConfig:
+    return load_config(["--models", "models", *arguments], environment)
+
+
+def test_the_defaults() -> None:
+    assert load() == ServerConfig(models=Path("models"), **DEFAULTS)
+
+
+def test_the_table_is_complete() -> None:
+    assert {each.name for each in fields(ServerConfig)} == {"models", *DEFAULTS}
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "value"),
+    [
+        ("--address", "0.0.0.0:8080", "0.0.0.0:8080"),
+        ("--address", "[::1]:0", "[::1]:0"),
+        ("--address", "unix:/run/rhapsode.sock", "unix:/run/rhapsode.sock"),
+        ("--metrics-port", "0", 0),
+        ("--metrics-port", "off", None),
+        ("--health-port", "8081", 8081),
+        ("--device", "cuda:1", "cuda:1"),
+        ("--dtype", "bfloat16", "bfloat16"),
+        ("--threads", "2", 2),
+        ("--max-queued-requests", "0", 0),
+        ("--kv-cache-memory", "2GiB", 2 * 2**30),
+        ("--kv-cache-memory", "1.5 MB", 1_500_000),
+        ("--kv-cache-memory", "4096", 4096),
+        ("--poll-interval", "500ms", 0.5),
+        ("--drain-timeout", "10m", 600.0),
+        ("--shutdown-delay", "1.5s", 1.5),
+        ("--log-format", "json", "json"),
+    ],
+)
+def test_flags_and_variables_mean_the_same(flag: str, text: str, value: object) -> None:
+    name = flag.removeprefix("--").replace("-", "_")
+    variable = f"RHAPSODE_{name.upper()}"
+    assert getattr(load(flag, text), name) == value
+    assert getattr(load(**{variable: text}), name) == value
+    assert getattr(load(flag, text, **{variable: "nonsense"}), name) == value
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    assert load(RHAPSODE_THREADS="", RHAPSODE_METRICS_PORT="") == load()
+    assert load_config([], {"RHAPSODE_MODELS": "elsewhere"}).models == Path("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "two"], "--threads: 'two' is not a whole number"),
+        (["--threads", "-1"], "--threads: '-1' is not a whole number"),
+        (["--max-sequences", "0"], "--max-sequences: 0 is less than 1"),
+        (["--metrics-port", "65536"], "--metrics-port: 65536 is not a port; write a number from 0"),
+        (["--address", "50051"], "--address: '50051' is not an address; write HOST:PORT"),
+        (["--address", "host:65536"], "--address: 'host:65536' is not an address"),
+        (["--device", "gpu"], "--device: 'gpu' is not a device; write auto, cpu, cuda or cuda:N"),
+        (["--dtype", "int8"], "--dtype: 'int8' is not one of auto, float32, bfloat16, float16"),
+        (["--kv-cache-memory", "2Gi"], "--kv-cache-memory: '2Gi' is not a size; write a number with its unit"),
+        (["--kv-cache-memory", "0"], "--kv-cache-memory: 0 is less than 1"),
+        (["--poll-interval", "5"], "--poll-interval: '5' is not a duration; write a number with its unit"),
+        (["--poll-interval", "0s"], "--poll-interval: 0.0 is less than 0.001"),
+        (["--log-format", "xml"], "--log-format: 'xml' is not one of text, json"),
+        (["--models", __file__], "is a file; give the directory that holds the models"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--max-seq", "3"], "unrecognized arguments: --max-seq 3"),
+    ],
+)
+def test_what_is_wrong_names_the_flag_and_exits_with_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--models", "models", *arguments])
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 2
+
+
+def test_models_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_config([], {})
+    assert caught.value.code == 2
+    assert "--models: missing; give --models DIR or set RHAPSODE_MODELS" in capsys.readouterr().err
+
+
+def test_help_shows_every_flag_with_its_default_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_config(["--help"], {})
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for each in fields(ServerConfig):
+        default = "required" if each.name == "models" else "default: "
+        assert f"--{each.name.replace('_', '-')}" in shown
+        assert f"({default}" in shown
+        assert f"RHAPSODE_{each.name.upper()})" in shown
+    assert "(default: 5s; RHAPSODE_POLL_INTERVAL)" in shown
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("threads", -1), ("drain_timeout", float("nan")), ("poll_interval", float("inf"))]
+)
+def test_values_are_checked_however_they_come(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"--{field.replace('_', '-')}: "):
+        ServerConfig(models=Path("models"), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [("0.0.0.0:1", "0.0.0.0"), ("[::]:1", "::"), ("unix:/run/a:b", "127.0.0.1")]
+)
+def test_the_host_of_the_other_ports(address: str, host: str) -> None:
+    assert load("--address", address).host == host
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_value_or_a_message(text: str) -> None:
+    for name in DEFAULTS:
+        with suppress(SystemExit):
+            load(**{f"RHAPSODE_{name.upper()}": text})

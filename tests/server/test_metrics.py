@@ -1,0 +1,150 @@
+"""The series that Prometheus reads."""
+
+import urllib.request
+
+import pytest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.parser import text_string_to_metric_families
+from rhapsode_server.engine.engine import EngineStats
+from rhapsode_server.metrics import Metrics, MetricsServer
+
+POEMS = {"model": "poems", "version": "3"}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"rhapsode_{name}", POEMS | labels)
+
+
+def a_step(metrics: Metrics, version: int = 3, rows: int = 5) -> None:
+    stats = EngineStats(waiting=2, running=5, blocks_used=7, blocks_total=100, batch_rows=rows, batch_tokens=12 * rows)
+    metrics.observe_step("poems", version, stats, 0.004)
+
+
+def everything(metrics: Metrics, version: int = 3) -> None:
+    a_step(metrics, version)
+    metrics.count_request("poems", version, "ok", "length")
+    metrics.count_prompt_tokens("poems", version, 4)
+    metrics.count_generated_tokens("poems", version, 6)
+    metrics.observe_inter_token("poems", version, 5, 0.1)
+    metrics.observe_request("poems", version, queue=0.001, first_token=0.002, total=0.1)
+    metrics.set_version_state("poems", version, "serving")
+    metrics.count_worker_restart("poems", version)
+    metrics.count_quarantine("poems", "load_failed")
+
+
+def test_a_step_sets_the_gauges_and_counts_the_forward(metrics: Metrics) -> None:
+    a_step(metrics)
+    assert value(metrics, "requests_waiting") == 2
+    assert value(metrics, "requests_running") == 5
+    assert (value(metrics, "kv_blocks_used"), value(metrics, "kv_blocks")) == (7, 100)
+    assert value(metrics, "model_forwards_total") == 1
+    assert (value(metrics, "batch_size_bucket", le="4.0"), value(metrics, "batch_size_bucket", le="8.0")) == (0, 1)
+    assert value(metrics, "batch_tokens_sum") == 60
+    assert value(metrics, "step_duration_seconds_sum") == 0.004
+
+
+def test_a_step_that_ran_nothing_is_no_forward(metrics: Metrics) -> None:
+    a_step(metrics, rows=0)
+    assert value(metrics, "requests_waiting") == 2
+    assert not value(metrics, "model_forwards_total")
+    assert not value(metrics, "batch_size_count")
+
+
+def test_latencies_resolve_from_a_quarter_of_a_millisecond(metrics: Metrics) -> None:
+    metrics.observe_request("poems", 3, queue=0.0002, first_token=0.0004, total=200.0)
+    assert value(metrics, "queue_time_seconds_bucket", le="0.00025") == 1
+    assert value(metrics, "time_to_first_token_seconds_bucket", le="0.00025") == 0
+    assert value(metrics, "time_to_first_token_seconds_bucket", le="0.0005") == 1
+    assert value(metrics, "request_duration_seconds_bucket", le="131.072") == 0
+
+
+def test_what_a_request_did_not_reach_is_not_observed(metrics: Metrics) -> None:
+    metrics.observe_request("poems", 3, queue=None, first_token=None, total=1.0)
+    assert value(metrics, "queue_time_seconds_count") is None
+    assert value(metrics, "time_to_first_token_seconds_count") is None
+    assert value(metrics, "request_duration_seconds_count") == 1
+
+
+def test_tokens_that_came_together_share_the_time(metrics: Metrics) -> None:
+    metrics.observe_inter_token("poems", 3, 1, 0.003)
+    metrics.observe_inter_token("poems", 3, 4, 0.004)
+    metrics.observe_inter_token("poems", 3, 0, 9.0)
+    assert value(metrics, "inter_token_latency_seconds_bucket", le="0.001") == 4
+    assert value(metrics, "inter_token_latency_seconds_bucket", le="0.004") == 5
+    assert value(metrics, "inter_token_latency_seconds_bucket", le="+Inf") == 5
+    assert value(metrics, "inter_token_latency_seconds_count") == 5
+    assert value(metrics, "inter_token_latency_seconds_sum") == pytest.approx(0.007)
+
+
+def test_a_version_is_in_one_state(metrics: Metrics) -> None:
+    for state in ("loading", "warming", "warming", "serving"):
+        metrics.set_version_state("poems", 3, state)
+    states = [sample.labels["state"] for sample in samples(metrics) if sample.name == "rhapsode_version_state"]
+    assert states == ["serving"]
+
+
+def test_a_version_that_goes_takes_its_series_with_it(metrics: Metrics) -> None:
+    everything(metrics, 3)
+    everything(metrics, 4)
+    metrics.forget("poems", 3)
+    metrics.forget("poems", 3)
+    ours = [sample for sample in samples(metrics) if sample.name.startswith("rhapsode_")]
+    assert not [sample for sample in ours if sample.labels.get("version") == "3"]
+    assert len({sample.name for sample in ours if sample.labels.get("version") == "4"}) > 20
+    assert [sample.value for sample in ours if sample.name == "rhapsode_quarantines_total"] == [2]
+    everything(metrics, 3)
+    assert value(metrics, "model_forwards_total") == 1
+
+
+def samples(metrics: Metrics) -> list:
+    return [sample for family in metrics.registry.collect() for sample in family.samples]
+
+
+def test_the_text_over_http_is_what_prometheus_reads(metrics: Metrics) -> None:
+    everything(metrics)
+    server = MetricsServer(metrics, "127.0.0.1", 0)
+    try:
+        with urllib.request.urlopen(server.url, timeout=10) as response:
+            families = {family.name: family for family in text_string_to_metric_families(response.read().decode())}
+        request = urllib.request.Request(server.url, headers={"Accept": CONTENT_TYPE_LATEST})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert response.read().endswith(b"# EOF\n")
+    finally:
+        server.close()
+    assert {name for name in families if name.startswith("rhapsode_")} == {
+        "rhapsode_requests",
+        "rhapsode_prompt_tokens",
+        "rhapsode_generated_tokens",
+        "rhapsode_time_to_first_token_seconds",
+        "rhapsode_queue_time_seconds",
+        "rhapsode_request_duration_seconds",
+        "rhapsode_inter_token_latency_seconds",
+        "rhapsode_requests_waiting",
+        "rhapsode_requests_running",
+        "rhapsode_kv_blocks_used",
+        "rhapsode_kv_blocks",
+        "rhapsode_model_forwards",
+        "rhapsode_step_duration_seconds",
+        "rhapsode_batch_size",
+        "rhapsode_batch_tokens",
+        "rhapsode_version_state",
+        "rhapsode_worker_restarts",
+        "rhapsode_quarantines",
+        "rhapsode_build_info",
+    }
+    assert all(family.documentation for family in families.values())
+
+
+def test_a_port_in_use_is_an_error(metrics: Metrics) -> None:
+    server = MetricsServer(metrics, "127.0.0.1", 0)
+    try:
+        with pytest.raises(OSError, match="in use"):
+            MetricsServer(metrics, "127.0.0.1", server.port)
+    finally:
+        server.close()

@@ -1,0 +1,160 @@
+"""Models and an engine that say what a test tells them to, around a real tokenizer."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import tokenizers
+from rhapsode_server.engine.request import FinishReason, SamplingParameters
+from rhapsode_server.errors import NotFound
+from rhapsode_server.models.served import (
+    GenerationDefaults,
+    Limits,
+    ModelStatus,
+    ServedVersion,
+    VersionState,
+    VersionStatus,
+)
+from rhapsode_server.text.tokenizer import Tokenizer
+from rhapsode_server.workers.stream import TokenStream
+from tokenizers import decoders, models, pre_tokenizers
+
+PATIENCE = 10.0
+"""Seconds after which what a test waits for counts as lost."""
+
+EOS = 0
+CONTEXT_LENGTH = 64
+LIMITS = Limits(context_length=CONTEXT_LENGTH, vocabulary_size=257, max_sequences=8, max_queued_requests=4)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token for each byte, from 1 on, and `<|endoftext|>` as 0."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<|endoftext|>": EOS} | {character: number for number, character in enumerate(alphabet, 1)}
+    inner = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<|endoftext|>"])
+    return Tokenizer(inner)
+
+
+TOKENIZER = byte_tokenizer()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Submitted:
+    """A request as the engine got it, and the stream on which to answer."""
+
+    prompt_ids: Sequence[int]
+    max_new_tokens: int
+    sampling: SamplingParameters
+    stop_token_ids: frozenset[int]
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    stream: TokenStream = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stream = TokenStream(on_close=self.closed.set)
+
+    def says(self, text: str, finish_reason: FinishReason | None = None) -> None:
+        self.generates(TOKENIZER.encode(text), finish_reason)
+
+    def generates(self, token_ids: Sequence[int], finish_reason: FinishReason | None = None) -> None:
+        if self.stream.started_at is None:
+            self.stream.mark_started(0.0)
+        for token_id in token_ids[:-1]:
+            self.stream.push(token_id, None)
+        self.stream.push(token_ids[-1] if token_ids else None, finish_reason)
+
+
+@dataclass(slots=True, eq=False)
+class FakeEngine:
+    """Answers every request by `script`, if there is one, else waits for the test to do so."""
+
+    script: Callable[[Submitted], None] | None = None
+    failure: Exception | None = None
+    requests: list[Submitted] = field(default_factory=list)
+    num_holds: int = 0
+    _arrivals: "asyncio.Queue[Submitted]" = field(default_factory=asyncio.Queue)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        self.num_holds += 1
+        yield
+        self.num_holds -= 1
+
+    def submit(self, **request: Any) -> TokenStream:
+        assert self.num_holds, "a version could be retired between resolving and submitting"
+        if self.failure:
+            raise self.failure
+        submitted = Submitted(**request)
+        self.requests.append(submitted)
+        self._arrivals.put_nowait(submitted)
+        if self.script:
+            self.script(submitted)
+        return submitted.stream
+
+    async def arrival(self) -> Submitted:
+        """The next request that nobody has asked for yet."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._arrivals.get()
+
+    def will_say(self, text: str, finish_reason: FinishReason = FinishReason.LENGTH) -> None:
+        self.script = lambda request: request.says(text, finish_reason)
+
+    def will_generate(self, token_ids: Sequence[int], finish_reason: FinishReason) -> None:
+        self.script = lambda request: request.generates(token_ids, finish_reason)
+
+
+@dataclass(slots=True, eq=False)
+class FakeModels:
+    """Serves `poems` version 3 with `engine`. `failure` is raised by every look-up."""
+
+    engine: FakeEngine = field(default_factory=FakeEngine)
+    failure: Exception | None = None
+    asked: list[tuple[str, int | None, str | None]] = field(default_factory=list)
+    served: ServedVersion = field(init=False)
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.served = ServedVersion(
+            model="poems",
+            version=3,
+            tokenizer=TOKENIZER,
+            defaults=GenerationDefaults(eos_token_ids=(EOS,)),
+            limits=LIMITS,
+            engine=self.engine,
+        )
+
+    def change(self, **fields: Any) -> None:
+        """Serve another version from now on."""
+        self.served = replace(self.served, **fields)
+
+    def resolve(self, model: str, *, version: int | None = None, alias: str | None = None) -> ServedVersion:
+        self.asked.append((model, version, alias))
+        self._check(model)
+        return self.served
+
+    def status(self, model: str) -> ModelStatus:
+        self._check(model)
+        return self.statuses()[0]
+
+    def statuses(self) -> list[ModelStatus]:
+        return [status_of("poems", VersionState.SERVING, limits=LIMITS)]
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    def _check(self, model: str) -> None:
+        if self.failure:
+            raise self.failure
+        if model not in ("", "poems"):
+            raise NotFound(f"no model {model!r}; there is poems")
+
+
+def status_of(name: str, state: VersionState, **fields: Any) -> ModelStatus:
+    version = VersionStatus(version=3, state=state, dtype="float32", device="cpu", parameter_count=124, **fields)
+    return ModelStatus(name=name, aliases={"champion": 3}, versions=(version,))
