@@ -177,6 +177,9 @@ class ServerConfig:
         for each in fields(self):
             with _named(each):
                 each.metadata["option"].check(getattr(self, each.name))
+        if self.max_batch_tokens < self.max_sequences:
+            # Else not every running sequence could take part in every step.
+            raise ValueError(f"--max-batch-tokens: must be at least --max-sequences, {self.max_sequences}")
 
     @property
     def host(self) -> str:

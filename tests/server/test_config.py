@@ -83,6 +83,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         (["--threads", "two"], "--threads: 'two' is not a whole number"),
         (["--threads", "-1"], "--threads: '-1' is not a whole number"),
         (["--max-sequences", "0"], "--max-sequences: 0 is less than 1"),
+        (["--max-batch-tokens", "63"], "--max-batch-tokens: must be at least --max-sequences, 64"),
         (["--metrics-port", "65536"], "--metrics-port: 65536 is not a port; write a number from 0"),
         (["--address", "50051"], "--address: '50051' is not an address; write HOST:PORT"),
         (["--address", "host:65536"], "--address: 'host:65536' is not an address"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import os
 import queue
 import socket
@@ -31,6 +32,8 @@ from rhapsode_server.workers.messages import (
     Warming,
 )
 from rhapsode_server.workers.stream import TokenStream
+
+logger = logging.getLogger("rhapsode.workers")
 
 STOP_SECONDS = 10.0
 """How long a worker that is told to end may take to finish its step."""
@@ -152,8 +155,7 @@ class Worker:
             pass
         loop.call_soon_threadsafe(self._lose_streams)
         self._outbox.put(None)
-        self._process.wait()
-        loop.call_soon_threadsafe(self.ended.set)
+        loop.call_soon_threadsafe(self._end, self._process.wait())
 
     def _write(self, connection: Connection) -> None:
         with connection:
@@ -199,6 +201,12 @@ class Worker:
         elif self._running:
             self._running = False
             self.on_lost()
+
+    def _end(self, code: int) -> None:
+        if code != 0:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            logger.error("engine process %d of %s %s", self.process_id, self.options.path, how)
+        self.ended.set()
 
     def _note_idle(self) -> None:
         if not self._streams and not self._num_holds:

@@ -159,7 +159,7 @@ async def test_a_full_queue_refuses(version: Path) -> None:
             await read(stream)
 
 
-async def test_sigkill_fails_the_streams_at_once(version: Path) -> None:
+async def test_sigkill_fails_the_streams_at_once(version: Path, caplog: pytest.LogCaptureFixture) -> None:
     events = Events()
     worker = events.worker(options(version))
     await worker.start()
@@ -173,6 +173,7 @@ async def test_sigkill_fails_the_streams_at_once(version: Path) -> None:
     assert time.monotonic() - killed_at < 1
     await asyncio.wait_for(events.lost.wait(), 5)
     await worker.ended.wait()
+    assert f"{version} was killed by signal 9" in caplog.text
     with pytest.raises(Unavailable):
         submit(worker)
 
