@@ -40,6 +40,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._of_versions: list[Any] = []
         self._states: dict[tuple[str, int], str] = {}
+        self._gone: set[tuple[str, int | str]] = set()
         self._make_request_metrics()
         self._make_engine_metrics()
         self._make_version_metrics()
@@ -91,23 +92,28 @@ class Metrics:
 
     def count_request(self, model: str, version: int | str, outcome: str, finish_reason: str) -> None:
         """A request ended. `model` and `version` are empty when it never reached a version."""
+        if self._is_gone(model, version):
+            return
         self._requests.labels(model, version, outcome, finish_reason).inc()
 
     def count_prompt_tokens(self, model: str, version: int, count: int) -> None:
         self._prompt_tokens.labels(model, version).inc(count)
 
     def count_generated_tokens(self, model: str, version: int, count: int) -> None:
-        self._generated_tokens.labels(model, version).inc(count)
+        if not self._is_gone(model, version):
+            self._generated_tokens.labels(model, version).inc(count)
 
     def observe_inter_token(self, model: str, version: int, gaps: int, seconds: float) -> None:
         """`gaps` more tokens of a request came, `seconds` after the one before them: each took its share."""
-        if gaps:
+        if gaps and not self._is_gone(model, version):
             self._inter_token.observe((model, str(version)), seconds / gaps, gaps)
 
     def observe_request(
         self, model: str, version: int, *, queue: float | None, first_token: float | None, total: float
     ) -> None:
         """Times of a request that was submitted, from its arrival; None for what it did not reach."""
+        if self._is_gone(model, version):
+            return
         if queue is not None:
             self._queue_time.labels(model, version).observe(queue)
         if first_token is not None:
@@ -126,7 +132,13 @@ class Metrics:
             self._batch_rows.labels(model, version).observe(stats.batch_rows)
             self._batch_tokens.labels(model, version).observe(stats.batch_tokens)
 
+    def engine_lost(self, model: str, version: int) -> None:
+        """Nothing waits, runs or holds memory in an engine that has ended."""
+        for gauge in (self._waiting, self._running, self._blocks_used):
+            gauge.labels(model, version).set(0)
+
     def set_version_state(self, model: str, version: int, state: str) -> None:
+        self._gone.discard((model, version))
         before = self._states.get((model, version))
         if before not in (None, state):
             self._version_state.remove(model, str(version), before)
@@ -140,9 +152,14 @@ class Metrics:
     def count_worker_restart(self, model: str, version: int) -> None:
         self._worker_restarts.labels(model, version).inc()
 
+    def _is_gone(self, model: str, version: int | str) -> bool:
+        return (model, version) in self._gone
+
     def forget(self, model: str, version: int) -> None:
-        """Remove the series of a version that is no longer served."""
+        """Remove the series of a version that is no longer served. Callers may still read its last tokens: these
+        would bring the series back, so they are not counted."""
         self._states.pop((model, version), None)
+        self._gone.add((model, version))
         for metric in self._of_versions:
             metric.remove_by_labels({"model": model, "version": str(version)})
 

@@ -158,3 +158,31 @@ def test_a_lease_that_cannot_be_confirmed_counts_as_lost(folder: ModelFolder, mo
         with files.locked(folder.path / ".lease", wait=0), pytest.raises(LeaseLost, match="confirmed"):
             ours.check()
         ours.check()
+
+
+def test_a_holder_that_lives_is_not_waited_for(folder: ModelFolder) -> None:
+    began = time.monotonic()
+    with (
+        Lease.acquire(folder, owner="ann", ttl=6),
+        pytest.raises(LeaseHeld, match="poems is being published by ann"),
+    ):
+        Lease.acquire_or_outlive(folder, owner="bob", ttl=6)
+    assert time.monotonic() - began < 3, "a heartbeat, not a life"
+
+
+def test_a_holder_that_died_is_outlived(folder: ModelFolder) -> None:
+    dead = Lease.acquire(folder, owner="ann", ttl=1)
+    dead._released.set()  # its heart stops, as by SIGKILL
+    with Lease.acquire_or_outlive(folder, owner="bob", ttl=1) as second:
+        second.check()
+        with pytest.raises(LeaseLost, match="taken over by bob"):
+            dead.check()
+
+
+def test_waiting_for_a_lease_can_be_left(folder: ModelFolder) -> None:
+    def leave() -> None:
+        raise InterruptedError
+
+    Lease.acquire(folder, owner="ann", ttl=FOREVER)._released.set()
+    with pytest.raises(InterruptedError):
+        Lease.acquire_or_outlive(folder, owner="bob", ttl=FOREVER, check=leave)

@@ -1,5 +1,7 @@
 """One server for the whole folder: a GPT-2 and a grouped-query Llama, small enough to compare with transformers."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -23,8 +25,12 @@ class Serving:
     def address(self) -> str:
         return self.process.address
 
-    def blocks_used(self) -> float:
-        return self.process.metric("rhapsode_kv_blocks_used")
+    async def engine_lets_go(self) -> None:
+        """The metrics are all that tells from outside; they follow within a step."""
+        deadline = time.monotonic() + 20
+        while self.process.metric("rhapsode_kv_blocks_used") or self.process.metric("rhapsode_requests_waiting"):
+            assert time.monotonic() < deadline, "blocks stay in use"
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

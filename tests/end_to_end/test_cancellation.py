@@ -1,11 +1,8 @@
-"""However a call ends, the engine lets go of it."""
+"""However a call ends, the engine lets go of it: at once, not when it would have ended by itself."""
 
 import asyncio
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -14,38 +11,50 @@ from rhapsode.v1.generation_pb2_grpc import GenerationServiceStub
 
 from .conftest import Serving
 
+LONG = 1000
 
-def request(*, prompt_length: int = 3, max_new_tokens: int = 1000) -> GenerateRequest:
+
+def request(*, prompt_length: int = 3, max_new_tokens: int = LONG) -> GenerateRequest:
     return GenerateRequest(
-        prompt_token_ids=TokenIds(ids=[5] * min(prompt_length, 1023)),
+        prompt_token_ids=TokenIds(ids=[5] * prompt_length),
         sampling=SamplingParameters(temperature=1.0, seed=1),
         stopping=StoppingCriteria(max_new_tokens=max_new_tokens, ignore_eos=True),
     )
 
 
-async def engine_lets_go(serving: Serving) -> None:
-    """The metrics are all that tells from outside; they follow within a step."""
-    deadline = time.monotonic() + 20
-    while await asyncio.to_thread(serving.blocks_used) or serving.process.metric("rhapsode_requests_waiting"):
-        assert time.monotonic() < deadline, "blocks stay in use"
-        await asyncio.sleep(0.01)
+def forwards(serving: Serving) -> float:
+    return serving.process.metric("rhapsode_model_forwards_total", model="gpt2")
 
 
-async def test_cancel_in_decode(serving: Serving, stub: GenerationServiceStub) -> None:
+@pytest.fixture
+async def early(serving: Serving) -> AsyncIterator[None]:
+    """The engine lets go before half of a long completion is computed."""
+    before = forwards(serving)
+    yield
+    await serving.engine_lets_go()
+    assert forwards(serving) - before < LONG / 2
+
+
+@pytest.mark.usefixtures("early")
+async def test_cancel_in_decode(stub: GenerationServiceStub) -> None:
     call = stub.GenerateStream(request())
     events = [await call.read() for _ in range(5)]
     assert [event.WhichOneof("event") for event in events] == ["started", *["delta"] * 4]
     call.cancel()
-    await engine_lets_go(serving)
 
 
 async def test_cancel_in_prefill(serving: Serving, stub: GenerationServiceStub) -> None:
-    call = stub.GenerateStream(request(prompt_length=1023))
-    assert (await call.read()).HasField("started")
-    call.cancel()
-    await engine_lets_go(serving)
+    before = forwards(serving)
+    calls = [stub.GenerateStream(request(prompt_length=900, max_new_tokens=120)) for _ in range(20)]
+    for call in calls:
+        assert (await call.read()).HasField("started")
+        call.cancel()
+    await serving.engine_lets_go()
+    # 128 tokens a step: the prompts alone would take 141 steps, and the completions 120 more.
+    assert forwards(serving) - before < 141
 
 
+@pytest.mark.usefixtures("early")
 async def test_cancel_while_queued(serving: Serving, stub: GenerationServiceStub) -> None:
     running = [stub.GenerateStream(request()) for _ in range(64)]
     for call in running:
@@ -57,7 +66,6 @@ async def test_cancel_while_queued(serving: Serving, stub: GenerationServiceStub
     assert serving.process.metric("rhapsode_requests_running") == 64
     for call in (*queued, *running):
         call.cancel()
-    await engine_lets_go(serving)
 
 
 async def test_cancel_at_the_last_token(serving: Serving, stub: GenerationServiceStub) -> None:
@@ -67,23 +75,34 @@ async def test_cancel_at_the_last_token(serving: Serving, stub: GenerationServic
             if event.HasField("delta") and event.delta.text:
                 call.cancel()
                 break
-    await engine_lets_go(serving)
+    await serving.engine_lets_go()
 
 
-async def test_a_deadline_in_decode(serving: Serving, stub: GenerationServiceStub) -> None:
-    call = stub.GenerateStream(request(), timeout=0.2)
+@pytest.mark.usefixtures("early")
+async def test_a_deadline_in_decode(stub: GenerationServiceStub) -> None:
+    call = stub.GenerateStream(request(), timeout=0.1)
     with pytest.raises(grpc.aio.AioRpcError) as error:
         async for _ in call:
             pass
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await engine_lets_go(serving)
 
 
+READ_SLOWLY = """
+import sys
+from rhapsode_client import Client
+with Client(sys.argv[1]) as client, client.stream([5, 5, 5], max_new_tokens=1000, ignore_eos=True) as stream:
+    for delta in stream:
+        print("a token", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("early")
 async def test_the_client_is_killed_in_the_middle(serving: Serving) -> None:
-    command = [str(Path(sys.executable).with_name("rhapsode")), "generate", "the sea", "--stream"]
-    command += ["--address", serving.address, "--max-new-tokens", "1000", "--temperature", "1", "--seed", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: ASYNC220 - it is read in a thread
-        assert process.stdout is not None
-        assert await asyncio.to_thread(process.stdout.read, 5)
-        process.send_signal(signal.SIGKILL)
-    await engine_lets_go(serving)
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-c", READ_SLOWLY, serving.address)
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    assert process.stdout is not None
+    assert await process.stdout.readline()
+    process.kill()
+    await process.wait()

@@ -27,6 +27,7 @@ async def unharmed(serving: Serving, client: AsyncClient) -> AsyncIterator[None]
     prompt = [7, 8, 9]
     completion = await client.generate(prompt, temperature=0, max_new_tokens=8, token_ids=True)
     assert list(completion.token_ids) == generate_greedily(serving.models["gpt2"], prompt, 8)
+    await serving.engine_lets_go()
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS.keys())

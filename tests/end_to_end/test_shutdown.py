@@ -44,3 +44,13 @@ async def stream_to_its_end(client: AsyncClient, seed: int, ready: asyncio.Semap
         async for _ in stream:
             pass
         return (await stream.result()).usage.completion_tokens
+
+
+async def test_sigterm_while_a_version_loads(tmp_path: Path) -> None:
+    publish_tiny(tmp_path, "tiny")
+    with running_server(tmp_path) as server:
+        await asyncio.to_thread(server.wait_log, "loading")
+        server.terminate()
+        assert await asyncio.to_thread(server.wait) == 0, server.output
+        assert "Traceback" not in server.output
+        assert "ended; it is started again" not in server.output

@@ -148,3 +148,24 @@ def test_a_port_in_use_is_an_error(metrics: Metrics) -> None:
             MetricsServer(metrics, "127.0.0.1", server.port)
     finally:
         server.close()
+
+
+def test_an_engine_that_was_lost_holds_nothing(metrics: Metrics) -> None:
+    a_step(metrics)
+    metrics.engine_lost("poems", 3)
+    assert [value(metrics, name) for name in ("requests_waiting", "requests_running", "kv_blocks_used")] == [0, 0, 0]
+    assert value(metrics, "kv_blocks") == 100
+
+
+def test_late_readers_do_not_bring_a_version_back(metrics: Metrics) -> None:
+    everything(metrics)
+    metrics.forget("poems", 3)
+    metrics.count_request("poems", 3, "ok", "length")
+    metrics.count_generated_tokens("poems", 3, 6)
+    metrics.observe_inter_token("poems", 3, 5, 0.1)
+    metrics.observe_request("poems", 3, queue=0.001, first_token=0.002, total=0.1)
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    assert not [sample for sample in samples if sample.labels.get("version") == "3"]
+    metrics.set_version_state("poems", 3, "loading")
+    metrics.count_request("poems", 3, "ok", "length")
+    assert value(metrics, "requests_total", outcome="ok", finish_reason="length") == 1

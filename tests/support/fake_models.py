@@ -81,8 +81,10 @@ class FakeEngine:
     @contextmanager
     def hold(self) -> Iterator[None]:
         self.num_holds += 1
-        yield
-        self.num_holds -= 1
+        try:
+            yield
+        finally:
+            self.num_holds -= 1
 
     def submit(self, **request: Any) -> TokenStream:
         assert self.num_holds, "a version could be retired between resolving and submitting"

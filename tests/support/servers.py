@@ -30,6 +30,7 @@ class ServerProcess:
         self.address = ""
         self.metrics_url = ""
         self._listening = threading.Event()
+        self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -44,6 +45,11 @@ class ServerProcess:
             for answer in HealthStub(channel).Watch(request, timeout=START_SECONDS):
                 if (answer.status == HealthCheckResponse.SERVING) is serving:
                     return
+
+    def wait_log(self, text: str) -> None:
+        """Until a line of its log holds `text`."""
+        with self._news:
+            assert self._news.wait_for(lambda: any(text in line for line in self.log), START_SECONDS), self.output
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry `labels`."""
@@ -81,7 +87,9 @@ class ServerProcess:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.log.append(line)
+            with self._news:
+                self.log.append(line)
+                self._news.notify_all()
             if match := re.search(r"gRPC on (\S+), metrics on (\S+)", line):
                 self.address, self.metrics_url = match.groups()
                 self._listening.set()

@@ -40,6 +40,20 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 1024,
     },
     "olmo2": _LLAMA_LIKE,
+    "longrope": _LLAMA_LIKE
+    | {
+        "pad_token_id": 0,
+        "original_max_position_embeddings": 64,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [4.0] * 8,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "chunked": _LLAMA_LIKE
+    | {"head_dim": 16, "attention_chunk_size": 64, "intermediate_size_mlp": 96, "num_local_experts": 2},
     "gpt_neo": {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
     "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 4},
     "stablelm": _LLAMA_LIKE,
@@ -53,7 +67,8 @@ def tiny_model(architecture: str, *, seed: int = 0, **overrides: Any) -> PreTrai
         {"vocab_size": VOCABULARY_SIZE, "bos_token_id": 0, "eos_token_id": 0} | CONFIGURATIONS[architecture] | overrides
     )
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[architecture](**settings))
+    model_type = {"longrope": "phi3", "chunked": "llama4_text"}.get(architecture, architecture)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**settings))
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.data.mul_(4)

@@ -229,14 +229,17 @@ def test_a_folder_that_cannot_be_published_is_refused_by_name(
     assert ModelDirectory(tmp_path / "models").model("copy").versions() == []
 
 
-def test_whoever_finds_the_lease_taken_has_nothing_to_do(
+def test_whoever_finds_the_lease_taken_publishes_nothing_and_says_so(
     cli: Callable[..., Any], source: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = ModelDirectory(tmp_path / "models").model("copy")
-    with Lease.acquire(folder, owner="the other one"):
+    with Lease.acquire(folder, owner="the other one", ttl=3):
         outcome = publish(cli, source("gpt2"), tmp_path)
-    assert outcome.code == 0
-    assert outcome.out.startswith("skipped: copy is being published by the other one")
+        run = cli("run", "quickstart", "--models", tmp_path / "models", "--name", "copy", "--work-dir", tmp_path)
+    assert outcome.code == 75
+    assert "not published: copy is being published by the other one" in outcome.err
+    assert run.code == 0
+    assert run.out.startswith("skipped: copy is being published by the other one")
     assert folder.versions() == []
 
 

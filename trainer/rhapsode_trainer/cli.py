@@ -1,6 +1,6 @@
 """The command line. Commands import torch and transformers only when they need them, so that the others are quick."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from .config import load_recipe, recipe_names
 from .environment import prepare_libraries, silence_libraries
-from .errors import ConfigError, SourceError
+from .errors import Busy, ConfigError, SourceError
 from .interruption import watch_signals
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ def run(
     """
     console = Console()
     resolved = load_recipe(recipe, overrides or ())
-    with watch_signals() as interruption, _lease(models, name, console) as lease:
+    with watch_signals() as interruption, _skipping_if_held(console), _lease(models, name, interruption.check) as lease:
         _make_directory("--work-dir", work_dir / name)
         prepare_libraries()
         console.print("Loading torch and transformers ...", highlight=False)
@@ -70,12 +70,12 @@ def publish(
 ) -> None:
     """Publish an existing model as a verified version, without training.
 
-    Exit codes: 0 published or skipped, 2 the folder cannot be published, 1 anything else.
+    Exit codes: 0 published, 2 the folder cannot be published, 75 another publisher is at work: run it again, 1 else.
     """
     console = Console()
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder")
-    with _lease(models, name, console) as lease:
+    with _busy_if_held(), _lease(models, name) as lease:
         prepare_libraries()
         from .publish.folder import publish_folder
 
@@ -120,8 +120,27 @@ def list_models(models: Models = Path("models")) -> None:
 
 
 @contextmanager
-def _lease(models: Path, name: str, console: Console) -> Iterator[Lease]:
-    """The lease of the model for the duration of the block; whoever finds it taken has nothing to do."""
+def _skipping_if_held(console: Console) -> Iterator[None]:
+    """On a schedule, a run that finds another at work has nothing to do."""
+    try:
+        yield
+    except LeaseHeld as error:
+        console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(0) from None
+
+
+@contextmanager
+def _busy_if_held() -> Iterator[None]:
+    """This folder was not published, whatever the other publisher does."""
+    try:
+        yield
+    except LeaseHeld as error:
+        raise Busy(f"not published: {error}") from None
+
+
+@contextmanager
+def _lease(models: Path, name: str, check: Callable[[], None] = lambda: None) -> Iterator[Lease]:
+    """The lease of the model for the duration of the block. Raises LeaseHeld when its holder lives."""
     try:
         folder: ModelFolder = ModelDirectory(models).model(name)
     except ValueError as error:
@@ -130,10 +149,7 @@ def _lease(models: Path, name: str, console: Console) -> Iterator[Lease]:
     try:
         from .publish.actor import actor
 
-        lease = Lease.acquire(folder, owner=actor())
-    except LeaseHeld as error:
-        console.print(f"skipped: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(0) from None
+        lease = Lease.acquire_or_outlive(folder, owner=actor(), check=check)
     except OSError as error:
         raise ConfigError(f"--models: cannot write in {folder.path}: {error.strerror}") from None
     with lease:

@@ -4,6 +4,8 @@ TrainerError            1   something that should not happen
 +-- ConfigError         2   the recipe, an option or a folder given by the user is wrong
 |   +-- SourceError     2   a folder to publish is not a model that can be served
 +-- DataError           3   the data cannot be trained on
++-- GateRejected        4   the trained model is not fit to be published
++-- Busy               75   another publisher is at work; run it again
 +-- LoadCheckError      1   the version does not load back as it was written
 +-- Interrupted        75   SIGTERM or SIGINT arrived; run it again
 """
@@ -38,6 +40,12 @@ class GateRejected(TrainerError):
     """The trained model is not fit to be published; the message says by which measure."""
 
     exit_code = 4
+
+
+class Busy(TrainerError):
+    """Another publisher is at work on this model."""
+
+    exit_code = 75
 
 
 class LoadCheckError(TrainerError):

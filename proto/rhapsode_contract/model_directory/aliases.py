@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import files
 from .errors import CorruptFile
-from .names import ALIAS_PATTERN, CHAMPION, PREVIOUS
+from .names import ALIAS_PATTERN, CHAMPION, PREVIOUS, parse_version
 
 
 def read_aliases(path: Path) -> dict[str, int]:
@@ -35,5 +35,5 @@ def moved(aliases: Mapping[str, int], alias: str, version: int) -> dict[str, int
 
 
 def _valid(alias: str, version: object) -> bool:
-    number = isinstance(version, int) and not isinstance(version, bool) and version >= 1
-    return number and ALIAS_PATTERN.fullmatch(alias) is not None
+    number = not isinstance(version, bool) and isinstance(version, int)
+    return number and parse_version(str(version)) == version and ALIAS_PATTERN.fullmatch(alias) is not None

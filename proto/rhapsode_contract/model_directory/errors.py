@@ -42,7 +42,14 @@ class CorruptFile(ModelDirectoryError):
 
 
 class LeaseHeld(ModelDirectoryError):
-    """Another publisher holds the lease of this model."""
+    """Another publisher holds the lease of this model.
+
+    `heartbeat` is its token and the time of its last heartbeat; None when it is in the middle of a step.
+    """
+
+    def __init__(self, message: str, *, heartbeat: tuple[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.heartbeat = heartbeat
 
 
 class LeaseLost(ModelDirectoryError):

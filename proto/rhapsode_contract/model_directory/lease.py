@@ -22,7 +22,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -33,6 +33,9 @@ from .folders import ModelFolder
 from .names import LEASE
 
 LOCK_WAIT_SECONDS = 5.0
+POLL_SECONDS = 0.2
+BEATS_IN_A_LIFE = 12
+"""Heartbeats in the time to live: some may fail, and one soon shows whether a holder lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +79,34 @@ class Lease:
             with files.locked(lease._path, wait=LOCK_WAIT_SECONDS) as descriptor:
                 holder = _read(descriptor)
                 if holder is not None and holder.live():
-                    raise LeaseHeld(f"{folder.name} is being published by {holder}")
+                    raise LeaseHeld(
+                        f"{folder.name} is being published by {holder}", heartbeat=(holder.token, holder.renewed)
+                    )
                 lease._write(descriptor)
         except files.LockBusyError as error:
             raise LeaseHeld(f"{folder.name} is being published by somebody in the middle of a step: {error}") from error
         threading.Thread(target=lease._beat, name=f"lease of {folder.name}", daemon=True).start()
         return lease
+
+    @classmethod
+    def acquire_or_outlive(
+        cls, folder: ModelFolder, *, owner: str, ttl: float = 60.0, check: Callable[[], None] = lambda: None
+    ) -> Lease:
+        """As `acquire`, but a holder must show that it lives: one that was killed leaves a lease that looks taken.
+
+        Raises LeaseHeld after the holder's next heartbeat; without one takes the lease over when it runs out. `check` is
+        called while waiting and may raise.
+        """
+        first: LeaseHeld | None = None
+        while True:
+            try:
+                return cls.acquire(folder, owner=owner, ttl=ttl)
+            except LeaseHeld as held:
+                first = first or held
+                if held.heartbeat is None or held.heartbeat != first.heartbeat:
+                    raise
+            check()
+            time.sleep(POLL_SECONDS)
 
     @contextmanager
     def guard(self, folder: ModelFolder) -> Iterator[None]:
@@ -129,7 +154,7 @@ class Lease:
         files.write_locked(descriptor, json.dumps(asdict(entry)).encode())
 
     def _beat(self) -> None:
-        while not self._released.wait(self._ttl / 3):
+        while not self._released.wait(self._ttl / BEATS_IN_A_LIFE):
             try:
                 with self._held() as descriptor:
                     self._write(descriptor)

@@ -34,11 +34,21 @@ class ForwardBatch:
 
     rows: Sequence[Row]
     kv_cache: KVCache
-    num_layers_seen: int = field(default=0)
+    num_layers_seen: int = 0
+    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
 
     def next_layer(self) -> int:
         self.num_layers_seen += 1
         return self.num_layers_seen - 1
+
+    def mask(self, num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor | None:
+        """True where a query may look, aligned to the end: [T, S]. None: everywhere. Layers share them."""
+        if num_queries == 1:
+            return None
+        key = (num_queries, num_keys, window)
+        if key not in self._masks:
+            self._masks[key] = _causal_mask(num_queries, num_keys, window, device)
+        return self._masks[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +93,7 @@ def packed_attention(
     for row in batch.rows:
         span = slice(position, position + row.num_tokens)
         keys_KSH, values_KSH = batch.kv_cache.append(layer, row, key_1KPH[0, :, span], value_1KPH[0, :, span])
-        outputs.append(attend(query_1NPH[0, :, span], keys_KSH, values_KSH, options))
+        outputs.append(attend(query_1NPH[0, :, span], keys_KSH, values_KSH, options, batch))
         position = span.stop
     return torch.cat(outputs, dim=1).transpose(0, 1).unsqueeze(0), None
 
@@ -91,13 +101,15 @@ def packed_attention(
 AttentionInterface.register(ATTENTION, packed_attention)
 
 
-def attend(query_NTH: Tensor, keys_KSH: Tensor, values_KSH: Tensor, options: AttentionOptions) -> Tensor:
+def attend(
+    query_NTH: Tensor, keys_KSH: Tensor, values_KSH: Tensor, options: AttentionOptions, batch: ForwardBatch
+) -> Tensor:
     """The last T of S tokens attend causally. Returns [N, T, H]."""
     num_queries = query_NTH.shape[1]
     if options.sliding_window is not None:
         first = max(0, keys_KSH.shape[1] - options.sliding_window - num_queries + 1)
         keys_KSH, values_KSH = keys_KSH[:, first:], values_KSH[:, first:]
-    mask_TS = _mask(num_queries, keys_KSH.shape[1], options.sliding_window, query_NTH.device)
+    mask_TS = batch.mask(num_queries, keys_KSH.shape[1], options.sliding_window, query_NTH.device)
     if not options.is_plain:
         return _attend_by_hand(query_NTH, keys_KSH, values_KSH, mask_TS, options)
     is_square = num_queries == keys_KSH.shape[1] and options.sliding_window is None
@@ -112,10 +124,7 @@ def attend(query_NTH: Tensor, keys_KSH: Tensor, values_KSH: Tensor, options: Att
     )[0]
 
 
-def _mask(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor | None:
-    """True where a query may look, aligned to the end: [T, S]. None: everywhere."""
-    if num_queries == 1:
-        return None
+def _causal_mask(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
     mask_TS = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
     return mask_TS if window is None else mask_TS.triu(num_keys - num_queries - window + 1)
 

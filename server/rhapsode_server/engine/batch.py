@@ -11,7 +11,7 @@ class Row:
 
     `token_ids` is None when the one token to feed was sampled by a step still in flight: the runner
     takes it from the device. `samples` is true when the span ends at the sequence's last token.
-    `num_reserved_tokens` is the size of the slot's KV extent, `blocks` its blocks in the pool.
+    `num_reserved_tokens` is the size of the slot's KV extent.
     """
 
     slot: int
@@ -20,7 +20,6 @@ class Row:
     token_ids: tuple[int, ...] | None
     samples: bool
     sampling: SamplingParameters
-    blocks: tuple[int, ...]
     num_reserved_tokens: int
 
     @property

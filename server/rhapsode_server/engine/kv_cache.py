@@ -24,26 +24,25 @@ class Extent:
 class KVCache:
     """Extents sized to what admission reserved: made with a sequence's first row, dropped when its slot is released."""
 
-    _extents: dict[tuple[int, int], Extent] = field(default_factory=dict)
+    _extents: dict[int, list[Extent]] = field(default_factory=dict)  # by slot, then layer
 
     def append(self, layer: int, row: Row, keys_KTH: Tensor, values_KTH: Tensor) -> tuple[Tensor, Tensor]:
         """Store the row's keys and values and return all of the sequence's so far: [K, S, H] each."""
         if row.start == 0:
-            self._extents[row.slot, layer] = _new_extent(row.num_reserved_tokens, keys_KTH, values_KTH)
-        extent = self._extents[row.slot, layer]
+            del self._extents.setdefault(row.slot, [])[layer:]
+            self._extents[row.slot].append(_new_extent(row.num_reserved_tokens, keys_KTH, values_KTH))
+        extent = self._extents[row.slot][layer]
         extent.keys_KCH[:, row.start : row.end] = keys_KTH
         extent.values_KCH[:, row.start : row.end] = values_KTH
         return extent.keys_KCH[:, : row.end], extent.values_KCH[:, : row.end]
 
     def release(self, slots: Iterable[int]) -> None:
-        released = set(slots)
-        if released:
-            self._extents = {key: extent for key, extent in self._extents.items() if key[0] not in released}
+        for slot in slots:
+            self._extents.pop(slot, None)
 
     def bytes_per_token(self, slot: int) -> int:
         """Memory of one token over all layers, as the slot's extents show it."""
-        extents = [extent for (owner, _), extent in self._extents.items() if owner == slot]
-        return sum(_bytes_per_token(tensor) for e in extents for tensor in (e.keys_KCH, e.values_KCH))
+        return sum(_bytes_per_token(tensor) for e in self._extents[slot] for tensor in (e.keys_KCH, e.values_KCH))
 
 
 def _new_extent(capacity: int, keys_KTH: Tensor, values_KTH: Tensor) -> Extent:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from rhapsode_server.engine.refusal import LOAD_FAILED, OUT_OF_MEMORY, UNSUPPORTED_ARCHITECTURE, ModelRefused
 
@@ -55,42 +54,62 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def load_model(path: Path, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """Load without network and without code from the folder. Raises ModelRefused."""
-    model = _from_pretrained(path, device, dtype)
+    try:
+        return _loaded(_from_pretrained(path, dtype), device)
+    except torch.OutOfMemoryError as error:
+        raise ModelRefused(OUT_OF_MEMORY, f"it does not fit {device}: {error}") from error
+    except ModelRefused:
+        raise
+    except Exception as error:  # transformers and what it stands on raise errors of many kinds
+        raise ModelRefused(LOAD_FAILED, f"transformers cannot load it: {error}") from error
+
+
+def _loaded(model: PreTrainedModel, device: torch.device) -> LoadedModel:
     # With a padding token set, GPT-2 looks for it in the ids, to warn of it; on CUDA that waits for the device.
     model.config.pad_token_id = None
     config = model.config.get_text_config()
-    context_length = getattr(config, "max_position_embeddings", None)
-    if not context_length:
-        raise ModelRefused(UNSUPPORTED_ARCHITECTURE, f"{config.model_type} states no max_position_embeddings")
+    model.eval()
+    torch.nn.Module.to(model, device)
     return LoadedModel(
         model=model,
         device=device,
-        context_length=context_length,
+        context_length=_context_length(config),
         vocabulary_size=model.get_output_embeddings().weight.shape[0],
         num_layers=config.num_hidden_layers,
     )
 
 
-def _from_pretrained(path: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        model: PreTrainedModel = loaded[0]
-        _check_weights(loaded[1])
-        _check_architecture(model)
-        model.eval()
-        torch.nn.Module.to(model, device)
-        return model
-    except torch.OutOfMemoryError as error:
-        raise ModelRefused(OUT_OF_MEMORY, f"it does not fit {device}: {error}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelRefused(LOAD_FAILED, f"transformers cannot load it: {error}") from error
+def _context_length(config: PreTrainedConfig) -> int:
+    """Up to where attention and rotation of a position do not depend on how long a sequence, or a batch, is.
+
+    transformers chooses the factors of `longrope` by the largest position of a forward, which here holds many
+    sequences, and keeps the chunks of `chunked_attention` in a mask that the engine does not build.
+    """
+    limits = [getattr(config, "max_position_embeddings", None)]
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        limits.append(rope.get("original_max_position_embeddings"))
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        limits.append(config.attention_chunk_size)
+    known = [limit for limit in limits if limit]
+    if len(known) < len(limits):
+        raise ModelRefused(UNSUPPORTED_ARCHITECTURE, f"{config.model_type} does not state how long its context is")
+    return int(min(known))
+
+
+def _from_pretrained(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    model: PreTrainedModel = loaded[0]
+    _check_weights(loaded[1])
+    _check_architecture(model)
+    return model
 
 
 def _check_weights(report: dict[str, Any]) -> None:

@@ -64,7 +64,9 @@ def _forward(runner: ModelRunner, sequences: Sequence[list[int]], spans: Sequenc
     ]
     try:
         forward = runner.forward(rows)
-    except TypeError as error:
+    except (ModelRefused, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a model definition does with arguments that it does not expect
         raise ModelRefused(UNSUPPORTED_ARCHITECTURE, f"it cannot be called as the engine calls it: {error}") from error
     if forward.num_attention_calls != runner.loaded.num_layers:
         raise ModelRefused(
@@ -82,7 +84,6 @@ def _row(slot: int, ids: list[int], start: int, num_tokens: int) -> Row:
         token_ids=tuple(ids[start : start + num_tokens]),
         samples=True,
         sampling=SamplingParameters(),
-        blocks=(),
         num_reserved_tokens=len(ids),
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rhapsode_server.engine.attention import ForwardBatch
 from rhapsode_server.engine.batch import Batch, Row
+from rhapsode_server.engine.copies import CopyToHost, to_device
 from rhapsode_server.engine.kv_cache import KVCache
 from rhapsode_server.engine.loader import LoadedModel
 from rhapsode_server.engine.sampler import sample
@@ -18,12 +19,12 @@ from rhapsode_server.engine.sampler import sample
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """Ids that may still be on their way: reading them waits for the device."""
+    """Ids on their way to the host."""
 
-    token_ids_R: Tensor
+    copy: CopyToHost
 
     def token_ids(self) -> list[int]:
-        return self.token_ids_R.tolist()
+        return self.copy.read().tolist()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,12 +49,12 @@ class ModelRunner:
         sampled = batch.sampled_rows
         logits_RV = self.forward(batch.rows).logits_RV if batch.rows else None
         if logits_RV is None or not sampled:
-            return SampledTokens(torch.empty(0, dtype=torch.int64))
+            return SampledTokens(CopyToHost.begin(torch.empty(0, dtype=torch.int64)))
         token_ids_R = sample(
             logits_RV[:, : self.vocabulary_size], [row.sampling for row in sampled], [row.end for row in sampled]
         )
         self._last_token_ids_L[self._index([row.slot for row in sampled])] = token_ids_R
-        return SampledTokens(token_ids_R)
+        return SampledTokens(CopyToHost.begin(token_ids_R))
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> "Forward":
@@ -78,7 +79,7 @@ class ModelRunner:
         return ids_P
 
     def _index(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.loaded.device)
+        return to_device(values, torch.int64, self.loaded.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

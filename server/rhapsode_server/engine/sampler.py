@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rhapsode_server.engine.copies import to_device
 from rhapsode_server.engine.noise import gumbel, row_keys
 from rhapsode_server.engine.request import NOT_FINITE, SamplingParameters
 
@@ -62,10 +63,8 @@ class _Rows:
         )
 
     def column(self, values: Sequence[float] | Sequence[tuple[int, int]], dtype: torch.dtype) -> Tensor:
-        """Host values as a tensor beside the logits; from pinned memory, because other copies wait for the device."""
-        device = self.logits.device
-        host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
-        return host.view(len(values), -1).to(device, non_blocking=True)
+        """Host values as a tensor beside the logits: one row each."""
+        return to_device(values, dtype, self.logits.device).view(len(values), -1)
 
     def scaled_logits(self) -> Tensor:
         temperatures = [max(row.temperature, _LOWEST_TEMPERATURE) for row in self.parameters]

@@ -18,7 +18,7 @@ from rhapsode_server.engine.block_pool import BlockPool
 from rhapsode_server.engine.request import NOT_FINITE, EngineRequest, FinishReason, Sequence
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEvent:
     """News of one request: a token, or its end, or both. `token_id` is None when it ended without one."""
 
@@ -114,7 +114,6 @@ class Scheduler:
             token_ids=tuple(sequence.token_ids[start:end]) if known else None,
             samples=end == sequence.length,
             sampling=sequence.request.sampling,
-            blocks=tuple(sequence.blocks),
             num_reserved_tokens=sequence.request.num_reserved_tokens,
         )
         sequence.num_scheduled = end

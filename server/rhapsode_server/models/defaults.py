@@ -8,20 +8,35 @@ from rhapsode_server.engine.refusal import LOAD_FAILED, ModelRefused
 from rhapsode_server.models.served import GenerationDefaults
 
 
-def read_defaults(path: Path) -> GenerationDefaults:
-    """From generation_config.json, and the token ids else from config.json. Raises ModelRefused."""
+def read_defaults(path: Path, vocabulary_size: int) -> GenerationDefaults:
+    """From generation_config.json, and the token ids else from config.json. Raises ModelRefused.
+
+    Token ids that the tokenizer does not have are those of another model, left over: they are passed over.
+    """
     generation, config = _read(path / "generation_config.json"), _read(path / "config.json")
-    samples = bool(generation.get("do_sample"))
+
+    def token_ids(name: str) -> tuple[int, ...]:
+        ids = _ids(_first(generation.get(name), config.get(name)))
+        return tuple(token_id for token_id in ids if 0 <= token_id < vocabulary_size)
+
     try:
+        samples = bool(generation.get("do_sample"))
         return GenerationDefaults(
-            temperature=float(_first(generation.get("temperature"), 1.0)) if samples else 0.0,
-            top_k=int(_first(generation.get("top_k"), 0)),
-            top_p=float(_first(generation.get("top_p"), 1.0)),
-            bos_token_id=_first(generation.get("bos_token_id"), config.get("bos_token_id")),
-            eos_token_ids=_ids(_first(generation.get("eos_token_id"), config.get("eos_token_id"))),
+            temperature=_number(generation, "temperature", 1.0, 0.0, 100.0) if samples else 0.0,
+            top_k=int(_number(generation, "top_k", 0, 0, 2**32 - 1)),
+            top_p=_number(generation, "top_p", 1.0, 1e-6, 1.0),
+            bos_token_id=next(iter(token_ids("bos_token_id")), None),
+            eos_token_ids=token_ids("eos_token_id"),
         )
     except (TypeError, ValueError) as error:
         raise ModelRefused(LOAD_FAILED, f"generation_config.json cannot be understood: {error}") from error
+
+
+def _number(document: dict[str, Any], name: str, default: float, least: float, most: float) -> float:
+    value = float(_first(document.get(name), default))
+    if not least <= value <= most:
+        raise ValueError(f"{name}: {value:g} is not from {least:g} to {most:g}")
+    return value
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ file system must not take a service down.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,11 +14,22 @@ from rhapsode_server.config import ServerConfig
 from rhapsode_server.engine.refusal import ModelRefused
 from rhapsode_server.errors import FieldViolation, InvalidRequest, NotFound, Unavailable
 from rhapsode_server.metrics import Metrics
-from rhapsode_server.models.scan import CHAMPION, Fingerprint, ScannedModel, scan
+from rhapsode_server.models.scan import CHAMPION, ScannedModel, scan
 from rhapsode_server.models.served import ModelStatus, ServedVersion, VersionState
-from rhapsode_server.models.version import Version
+from rhapsode_server.models.version import PASSING_REASONS, Backoff, Version
 
 logger = logging.getLogger("rhapsode.models")
+
+# When a version that was refused for a passing reason is tried again, in seconds: then ever later.
+RETRY_DELAY, LONGEST_RETRY = 10.0, 600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class RefusedChampion:
+    """Not tried again before its files change, or before `retry_at` on the loop's clock, in seconds."""
+
+    found: ScannedModel
+    retry_at: float
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -28,20 +40,28 @@ class ServedModel:
     aliases: dict[str, int] = field(default_factory=dict)
     versions: dict[int, Version] = field(default_factory=dict)
     serving: Version | None = None
-    refused: tuple[int, Fingerprint] | None = None
+    refused: RefusedChampion | None = None
     move: "asyncio.Task[None] | None" = None
+    retiring: "set[asyncio.Task[None]]" = field(default_factory=set)
+    backoff: Backoff = field(default_factory=lambda: Backoff(longest=LONGEST_RETRY))
 
     @property
     def status(self) -> ModelStatus:
         versions = tuple(self.versions[number].status for number in sorted(self.versions))
         return ModelStatus(name=self.name, aliases=dict(self.aliases), versions=versions)
 
-    def wants(self, found: ScannedModel) -> bool:
+    def wants(self, found: ScannedModel, now: float) -> bool:
         """Whether the champion found is one to move to now."""
-        is_moving = self.move is not None and not self.move.done()
-        is_serving = self.serving is not None and self.serving.number == found.champion and not self.serving.is_refused
-        is_refused = self.refused == (found.champion, found.fingerprint)
-        return found.champion is not None and not (is_moving or is_serving or is_refused)
+        if found.champion is None or (self.move is not None and not self.move.done()):
+            return False
+        if self.refused is not None and self.refused.found == found and now < self.refused.retry_at:
+            return False
+        before = self.versions.get(found.champion)
+        return before is None or before.is_refused
+
+    def refuse(self, found: ScannedModel, reason: str, now: float) -> None:
+        retry_at = now + RETRY_DELAY + self.backoff.pause() if reason in PASSING_REASONS else math.inf
+        self.refused = RefusedChampion(found=found, retry_at=retry_at)
 
     def answer(self, version: int | None, alias: str | None) -> ServedVersion:
         """Raises NotFound, Unavailable."""
@@ -67,7 +87,7 @@ class ServedModel:
         return self.aliases[alias]
 
     def _why_not(self, version: Version) -> str:
-        reason = f" ({version.reason})" if version.reason else ""
+        reason = f" ({version.refusal})" if version.refusal else ""
         return f"version {version.number} of {self.name} is {version.state.value}{reason}"
 
 
@@ -87,7 +107,8 @@ class ModelRegistry:
 
     async def stop(self) -> None:
         """End everything; open streams fail."""
-        tasks = [task for task in (self._poll, *(model.move for model in self.models.values())) if task]
+        moves = [task for model in self.models.values() for task in (model.move, *model.retiring)]
+        tasks = [task for task in (self._poll, *moves) if task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -131,6 +152,8 @@ class ModelRegistry:
                     self._reconcile(found)
             except OSError as error:
                 logger.warning("%s cannot be read, looking again in a while: %s", self.config.models, error)
+            except Exception:
+                logger.exception("the look at %s failed, looking again in a while", self.config.models)
             await asyncio.sleep(self.config.poll_interval)
 
     def _reconcile(self, found: ScannedModel) -> None:
@@ -138,26 +161,39 @@ class ModelRegistry:
         if model.aliases != found.aliases:
             model.aliases = found.aliases
             self._changed()
-        if model.wants(found):
-            model.move = asyncio.get_running_loop().create_task(self._move(model, found))
+        self._forget_superseded(model, found)
+        loop = asyncio.get_running_loop()
+        if model.wants(found, loop.time()):
+            model.move = loop.create_task(self._move(model, found))
 
     async def _move(self, model: ServedModel, found: ScannedModel) -> None:
         """Load the champion beside the version that serves, move new requests to it, let the old one end."""
-        assert found.champion is not None
-        assert found.path is not None
-        self._forget_refused(model)
         version = self._add(model, found)
         try:
             await version.load()
-        except ModelRefused:
-            model.refused = (found.champion, found.fingerprint)
+        except ModelRefused as refusal:
+            model.refuse(found, refusal.reason, asyncio.get_running_loop().time())
+            return
+        model.refused, model.backoff = None, Backoff(longest=LONGEST_RETRY)
+        if model.aliases.get(CHAMPION) != version.number:
+            self._retire(model, version)  # it was taken back meanwhile
             return
         before, model.serving = model.serving, version
         version.enter(VersionState.SERVING)
-        if before:
-            await before.retire()
-            del model.versions[before.number]
+        if before is not None and before is not version and not before.is_refused:
+            self._retire(model, before)
+
+    def _retire(self, model: ServedModel, version: Version) -> None:
+        """In a task of its own: a long stream on an old version must not keep a newer one waiting."""
+
+        async def retire() -> None:
+            await version.retire()
+            del model.versions[version.number]
             self._changed()
+
+        task = asyncio.get_running_loop().create_task(retire())
+        model.retiring.add(task)
+        task.add_done_callback(model.retiring.discard)
 
     def _add(self, model: ServedModel, found: ScannedModel) -> Version:
         version = Version(
@@ -171,14 +207,15 @@ class ModelRegistry:
         model.versions[version.number] = version
         return version
 
-    def _forget_refused(self, model: ServedModel) -> None:
-        """A version that was refused, and is no champion any more or has changed, is not shown for ever."""
-        model.refused = None
-        if model.serving is not None and model.serving.is_refused:
-            model.serving = None
-        for number in [number for number, version in model.versions.items() if version.is_refused]:
+    def _forget_superseded(self, model: ServedModel, found: ScannedModel) -> None:
+        """A version that was refused is shown for as long as it is the champion."""
+        gone = [number for number, each in model.versions.items() if each.is_refused and number != found.champion]
+        for number in gone:
             del model.versions[number]
             self.metrics.forget(model.name, number)
+        if gone:
+            model.refused = None
+            self._changed()
 
     def _changed(self) -> None:
         self.on_change(self.statuses())

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rhapsode_contract.model_directory import VerificationError, verify_version
 
 from rhapsode_server.config import ServerConfig
 from rhapsode_server.engine.options import EngineOptions
-from rhapsode_server.engine.refusal import LOAD_FAILED, ModelRefused
+from rhapsode_server.engine.refusal import LOAD_FAILED, OUT_OF_MEMORY, ModelRefused
 from rhapsode_server.errors import WorkerLost
 from rhapsode_server.metrics import Metrics
 from rhapsode_server.models.defaults import read_defaults
@@ -22,8 +23,27 @@ from rhapsode_server.workers.worker import Worker
 logger = logging.getLogger("rhapsode.models")
 
 WORKER_CRASHED = "worker_crashed"
+UNREADABLE = "unreadable"
+UNEXPECTED = "unexpected_failure"
+PASSING_REASONS = frozenset({OUT_OF_MEMORY, UNREADABLE, UNEXPECTED, WORKER_CRASHED})
+"""Refusals that say nothing against the version's files: it is tried again."""
+
 MAX_LOAD_ATTEMPTS = 3
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Pauses in seconds: none, then `FIRST_DELAY`, doubling up to `longest`."""
+
+    longest: float = LONGEST_DELAY
+    _num_pauses: int = 0
+
+    def pause(self) -> float:
+        self._num_pauses += 1
+        if self._num_pauses == 1:
+            return 0.0
+        return min(self.longest, FIRST_DELAY * 2.0 ** min(self._num_pauses - 2, 20))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -37,23 +57,21 @@ class Version:
     metrics: Metrics
     on_change: Callable[[], None]
     state: VersionState = VersionState.DISCOVERED
-    reason: str = ""
+    refusal: ModelRefused | None = None
     served: ServedVersion | None = None
     _facts: Ready | None = None
     _worker: Worker | None = None
     _restart: "asyncio.Task[None] | None" = None
-    _num_losses: int = 0
+    _backoff: "Backoff" = field(default_factory=lambda: Backoff())
     _up_since: float = 0.0
 
     @property
     def status(self) -> VersionStatus:
-        status = VersionStatus(version=self.number, state=self.state, reason=self.reason)
+        status = VersionStatus(version=self.number, state=self.state, reason=str(self.refusal or ""))
         if self._facts is None:
             return status
-        return VersionStatus(
-            version=self.number,
-            state=self.state,
-            reason=self.reason,
+        return replace(
+            status,
             dtype=self._facts.dtype,
             device=self._facts.device,
             parameter_count=self._facts.parameter_count,
@@ -62,7 +80,7 @@ class Version:
 
     @property
     def is_refused(self) -> bool:
-        return self.state is VersionState.QUARANTINED
+        return self.refusal is not None
 
     @property
     def process_id(self) -> int | None:
@@ -70,13 +88,10 @@ class Version:
 
     async def load(self) -> None:
         """Verify, load and prove. Raises ModelRefused, after which it is quarantined."""
-        try:
+        async with self._quarantined_on_failure():
             await self._verify()
             await self._start_worker(MAX_LOAD_ATTEMPTS)
             self.enter(VersionState.READY)
-        except ModelRefused as refusal:
-            await self.quarantine(refusal)
-            raise
 
     async def retire(self) -> None:
         """Let the streams end, then end the worker."""
@@ -89,7 +104,7 @@ class Version:
 
     async def quarantine(self, refusal: ModelRefused) -> None:
         self.served = None
-        self.reason = str(refusal)
+        self.refusal = refusal
         self.metrics.count_quarantine(self.model, refusal.reason)
         logger.error("%s version %d is quarantined: %s", self.model, self.number, refusal)
         await self._stop_worker()
@@ -109,6 +124,19 @@ class Version:
         logger.info("%s version %d: %s", self.model, self.number, state.value)
         self.on_change()
 
+    @asynccontextmanager
+    async def _quarantined_on_failure(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except ModelRefused as refusal:
+            await self.quarantine(refusal)
+            raise
+        except Exception as error:
+            logger.exception("%s version %d: unexpected failure", self.model, self.number)
+            unexpected = ModelRefused(UNEXPECTED, f"{type(error).__name__}: {error}")
+            await self.quarantine(unexpected)
+            raise unexpected from error
+
     async def _verify(self) -> None:
         self.enter(VersionState.VERIFYING)
         try:
@@ -116,19 +144,20 @@ class Version:
         except VerificationError as error:
             raise ModelRefused(error.reason, f"{error.file}: {error.detail}") from error
         except OSError as error:
-            raise ModelRefused(LOAD_FAILED, f"its files cannot be read: {error}") from error
+            raise ModelRefused(UNREADABLE, f"its files cannot be read: {error}") from error
 
     async def _start_worker(self, attempts: int | None) -> None:
         """Try until it runs, `attempts` times at most, with growing pauses. Raises ModelRefused."""
+        num_losses = 0
         while True:
             try:
                 return await self._start_worker_once()
             except WorkerLost:
-                self._num_losses += 1
-                if attempts is not None and self._num_losses >= attempts:
+                num_losses += 1
+                if num_losses == attempts:
                     detail = f"the engine process ended {attempts} times before it was ready; its log says why"
                     raise ModelRefused(WORKER_CRASHED, detail) from None
-                await self._pause()
+                await asyncio.sleep(self._backoff.pause())
 
     async def _start_worker_once(self) -> None:
         self.enter(VersionState.LOADING)
@@ -136,7 +165,7 @@ class Version:
             tokenizer = await asyncio.to_thread(Tokenizer.load, self.path)
         except ValueError as error:
             raise ModelRefused(LOAD_FAILED, str(error)) from error
-        defaults = read_defaults(self.path)
+        defaults = read_defaults(self.path, tokenizer.vocabulary_size)
         self._worker = worker = self._make_worker(tokenizer.vocabulary_size)
         self._facts = facts = await worker.start()
         self._up_since = asyncio.get_running_loop().time()
@@ -178,29 +207,25 @@ class Version:
         )
 
     def _lost(self) -> None:
-        logger.error(
-            "%s version %d: its engine process ended unexpectedly; it is started again", self.model, self.number
-        )
-        self.metrics.count_worker_restart(self.model, self.number)
         self.served = None
-        self._restart = asyncio.get_running_loop().create_task(self._come_back(self.state))
+        self.metrics.engine_lost(self.model, self.number)
+        if self.state is VersionState.DRAINING:
+            return
+        self.metrics.count_worker_restart(self.model, self.number)
+        logger.error("%s version %d: its engine process ended; it is started again", self.model, self.number)
+        self._restart = asyncio.get_running_loop().create_task(self._come_back())
 
-    async def _come_back(self, state: VersionState) -> None:
-        """Start again, at once the first time, later ones after a pause that grows while it does not stay up."""
+    async def _come_back(self) -> None:
+        """Start again, at once the first time, then after pauses that grow while it does not stay up."""
         if asyncio.get_running_loop().time() - self._up_since > LONGEST_DELAY:
-            self._num_losses = 0
-        if self._num_losses:
-            self.enter(VersionState.LOADING)
-            await self._pause()
-        self._num_losses += 1
-        try:
-            await self._start_worker(None)
-            self.enter(state)
-        except ModelRefused as refusal:
-            await self.quarantine(refusal)
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(min(LONGEST_DELAY, FIRST_DELAY * 2**self._num_losses))
+            self._backoff = Backoff()
+        self.enter(VersionState.LOADING)
+        await asyncio.sleep(self._backoff.pause())
+        with suppress(ModelRefused):
+            async with self._quarantined_on_failure():
+                await self._verify()
+                await self._start_worker(None)
+                self.enter(VersionState.SERVING)
 
     async def _stop_worker(self) -> None:
         worker, self._worker = self._worker, None

@@ -1,7 +1,9 @@
 """From exceptions to gRPC statuses: one table, and the google.rpc details that go with them."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import grpc
 from google.protobuf.any_pb2 import Any as Packed
@@ -81,4 +83,7 @@ def _violation(violation: errors.FieldViolation) -> Message:
 
 
 def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]} ..."
+    """At most `length` bytes as the wire spells them, which is percent-encoded."""
+    sizes = list(accumulate(1 if " " <= character <= "~" else 3 * len(character.encode()) for character in text))
+    end = bisect_right(sizes, length)
+    return text if end == len(text) else f"{text[:end]} ..."

@@ -26,8 +26,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Event = pb.Started | pb.Delta | pb.Finished
 Selecting = pb.GenerateRequest | pb.TokenizeRequest | pb.DetokenizeRequest
 
-# What Tokenize and Detokenize take at once: bytes of text, token ids.
-_MAX_TEXT_BYTES = 2**20
+# What Tokenize takes at once, in bytes: its answer is a message for each token. What Detokenize takes, in ids.
+_MAX_TOKENIZED_BYTES = 2**16
 _MAX_TOKEN_IDS = 2**20
 
 
@@ -54,8 +54,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         version = self._resolve(request)
         size = len(request.text.encode())
-        if size > _MAX_TEXT_BYTES:
-            raise InvalidRequest([FieldViolation("text", f"has {size} bytes; at most {_MAX_TEXT_BYTES} at once")])
+        if size > _MAX_TOKENIZED_BYTES:
+            raise InvalidRequest([FieldViolation("text", f"has {size} bytes; at most {_MAX_TOKENIZED_BYTES}")])
         return await asyncio.to_thread(_tokenized, version, request.text)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:

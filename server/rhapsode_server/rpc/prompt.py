@@ -8,6 +8,9 @@ from rhapsode_server.models.served import ServedVersion
 from rhapsode_server.rpc.convert import too_long
 from rhapsode_server.text.tokenizer import Tokenizer
 
+# More would keep a thread busy for seconds.
+MAX_TEXT_BYTES = 2**20
+
 # A text of so many characters is tokenised within a millisecond or two; longer ones go to a thread.
 _QUICK_LENGTH = 2000
 
@@ -17,6 +20,8 @@ async def prompt_token_ids(prompt: str | Sequence[int], version: ServedVersion) 
     if not isinstance(prompt, str):
         return list(prompt) or [_first_token(version, "prompt_token_ids")]
     limits, tokenizer = version.limits, version.tokenizer
+    if (size := len(prompt.encode())) > MAX_TEXT_BYTES:
+        raise InvalidRequest([FieldViolation("prompt", f"has {size} bytes; at most {MAX_TEXT_BYTES}")])
     if (least := _fewest_tokens(prompt, tokenizer)) > limits.context_length:
         raise InvalidRequest([too_long("prompt", least, limits, at_least=True)])
     ids = await _encode(prompt, tokenizer)

@@ -1,6 +1,7 @@
 """The gRPC server: services, health, reflection, interceptor, ports."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 
 import grpc.aio
@@ -26,7 +27,7 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _OPTIONS: Sequence[tuple[str, int]] = (
     # A prompt that is far too long must reach the check that says so.
-    ("grpc.max_receive_message_length", 16 * 2**20),
+    ("grpc.max_receive_message_length", 4 * 2**20),
     # Without it a second server on the same port would silently take half of the calls.
     ("grpc.so_reuseport", 0),
     # Clients may ping every 10 s (5 s leaves room for jitter), also between calls.
@@ -96,6 +97,8 @@ def join_address(host: str, port: int) -> str:
 
 def _bind(server: grpc.aio.Server, address: str, flag: str) -> str:
     """The address with its actual port."""
+    if address.startswith("unix:") and _somebody_listens(address.removeprefix("unix:")):
+        raise CannotListen(f"{flag}: cannot listen on {address}: another server does; choose another")
     try:
         port = server.add_insecure_port(address)
     except RuntimeError:
@@ -103,3 +106,9 @@ def _bind(server: grpc.aio.Server, address: str, flag: str) -> str:
             f"{flag}: cannot listen on {address}: it is in use, or not an address of this machine; choose another"
         ) from None
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _somebody_listens(path: str) -> bool:
+    """gRPC would take a Unix socket over from a server that lives."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0

@@ -29,11 +29,6 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Shutdown:
-    """To the worker: end."""
-
-
-@dataclass(frozen=True, slots=True)
 class Warming:
     """From the worker: the weights are loaded, the proof runs."""
 
@@ -64,5 +59,12 @@ class Step:
     seconds: float
 
 
-FromWorker = Warming | Ready | Refused | Step
-ToWorker = Start | Submit | Cancel | Shutdown
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """From the worker, last: a bug, or a device that failed."""
+
+    traceback: str
+
+
+FromWorker = Warming | Ready | Refused | Crashed | Step
+ToWorker = Start | Submit | Cancel

@@ -3,20 +3,19 @@
 torch is imported when the engine is built, never by the front-end, which imports only the messages.
 """
 
-import logging
 import os
 import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from typing import NoReturn
 
 from rhapsode_server.engine.engine import Engine
 from rhapsode_server.engine.refusal import ModelRefused
-from rhapsode_server.workers.messages import Cancel, Ready, Refused, Shutdown, Start, Step, Submit, ToWorker, Warming
-
-logger = logging.getLogger("rhapsode.worker")
+from rhapsode_server.workers.messages import Cancel, Crashed, Ready, Refused, Start, Step, Submit, ToWorker, Warming
 
 Inbox = queue.SimpleQueue[ToWorker]
 
@@ -28,15 +27,16 @@ def main() -> None:
     start = inbox.get()
     assert isinstance(start, Start)
     try:
-        engine = _build(connection, start)
+        run(_build(connection, start), inbox, connection)
     except ModelRefused as refusal:
         connection.send(Refused(reason=refusal.reason, detail=refusal.detail))
-        return
-    run(engine, inbox, connection)
+    except Exception:
+        connection.send(Crashed(traceback.format_exc()))
+        sys.exit(1)
 
 
-def run(engine: Engine, inbox: Inbox, connection: Connection) -> None:
-    """Step while there is work, wait for messages while there is none, until told to end."""
+def run(engine: Engine, inbox: Inbox, connection: Connection) -> NoReturn:
+    """Step while there is work, wait for messages while there is none, until the process is killed."""
     while True:
         for message in _messages(inbox, wait=not engine.has_work):
             match message:
@@ -44,8 +44,6 @@ def run(engine: Engine, inbox: Inbox, connection: Connection) -> None:
                     engine.submit(request)
                 case Cancel(request_id):
                     engine.cancel(request_id)
-                case Shutdown():
-                    return
         if engine.has_work:
             began = time.perf_counter()
             result = engine.step()

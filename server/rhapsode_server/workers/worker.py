@@ -21,10 +21,10 @@ from rhapsode_server.engine.request import EngineRequest, SamplingParameters
 from rhapsode_server.errors import Overloaded, Unavailable, WorkerLost
 from rhapsode_server.workers.messages import (
     Cancel,
+    Crashed,
     FromWorker,
     Ready,
     Refused,
-    Shutdown,
     Start,
     Step,
     Submit,
@@ -34,9 +34,6 @@ from rhapsode_server.workers.messages import (
 from rhapsode_server.workers.stream import TokenStream
 
 logger = logging.getLogger("rhapsode.workers")
-
-STOP_SECONDS = 10.0
-"""How long a worker that is told to end may take to finish its step."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -60,15 +57,13 @@ class Worker:
     _process: "subprocess.Popen[bytes]" = field(init=False)
     _outbox: "queue.SimpleQueue[ToWorker | None]" = field(default_factory=queue.SimpleQueue)
     _running: bool = False
+    _stopping: bool = False
+    _connection_ended: bool = False
     _num_holds: int = 0
 
     @property
     def process_id(self) -> int:
         return self._process.pid
-
-    @property
-    def num_waiting(self) -> int:
-        return sum(stream.started_at is None for stream in self._streams.values())
 
     async def start(self) -> Ready:
         """Raises ModelRefused when the engine refuses the model, WorkerLost when the process ends before that."""
@@ -79,7 +74,11 @@ class Worker:
         threading.Thread(target=self._read, args=(loop, connection), daemon=True).start()
         threading.Thread(target=self._write, args=(connection,), daemon=True).start()
         self._outbox.put(Start(self.options))
-        return await self._ready
+        ready = await self._ready
+        if self._connection_ended:
+            raise WorkerLost("the engine process ended as soon as it was ready")
+        self._running = True
+        return ready
 
     def submit(
         self,
@@ -92,8 +91,8 @@ class Worker:
         """Queue a request. Raises Overloaded when the queue is full, Unavailable when the engine is not there."""
         if not self._running:
             raise Unavailable("the engine is not running")
-        if (waiting := self.num_waiting) >= self.max_queued_requests:
-            raise Overloaded(f"{waiting} requests wait already; try again later")
+        if len(self._streams) >= self.options.max_sequences + self.max_queued_requests:
+            raise Overloaded(f"{self.max_queued_requests} requests wait already; try again later")
         request = EngineRequest(
             request_id=next(self._request_ids),
             prompt_ids=tuple(prompt_ids),
@@ -115,14 +114,11 @@ class Worker:
             self._note_idle()
 
     async def stop(self) -> None:
-        """End the process: ask, then kill. Streams that are still open fail."""
+        """End the process, which has nothing to save. Streams that are still open fail."""
         self._running = False
-        self._outbox.put(Shutdown())
-        try:
-            await asyncio.wait_for(self.ended.wait(), STOP_SECONDS)
-        except TimeoutError:
-            self._process.kill()
-            await self.ended.wait()
+        self._stopping = True
+        self._process.kill()
+        await self.ended.wait()
 
     def _open_stream(self, request: EngineRequest) -> TokenStream:
         stream = TokenStream(on_close=lambda: self._cancel(request.request_id))
@@ -172,10 +168,12 @@ class Worker:
                 self._deliver(message)
             case Warming():
                 self.on_warming()
-            case Ready():
-                self._running = True
+            case Ready() if not self._ready.done():
                 self._ready.set_result(message)
-            case Refused(reason=reason, detail=detail):
+            case Crashed(traceback):
+                fields = {"process": self.process_id, "path": self.options.path, "traceback": traceback}
+                logger.error("the engine failed", extra={"fields": fields})
+            case Refused(reason=reason, detail=detail) if not self._ready.done():
                 self._ready.set_exception(ModelRefused(reason, detail))
 
     def _deliver(self, step: Step) -> None:
@@ -191,6 +189,7 @@ class Worker:
         self.on_step(step.result.stats, step.seconds)
 
     def _lose_streams(self) -> None:
+        self._connection_ended = True
         lost = WorkerLost("the engine process ended while the request ran")
         for stream in self._streams.values():
             stream.fail(lost)
@@ -203,7 +202,7 @@ class Worker:
             self.on_lost()
 
     def _end(self, code: int) -> None:
-        if code != 0:
+        if code != 0 and not self._stopping:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             logger.error("engine process %d of %s %s", self.process_id, self.options.path, how)
         self.ended.set()

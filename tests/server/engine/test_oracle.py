@@ -30,6 +30,21 @@ def run(engine: Engine, requests: list[EngineRequest], *, arrivals_per_step: int
     return tokens
 
 
+@pytest.mark.parametrize("architecture", ["longrope", "chunked"])
+def test_a_long_neighbour_does_not_change_what_depends_on_length(load: Any, architecture: str) -> None:
+    """Both within the context that the loader grants; transformers would look at the longest of the batch."""
+    model = tiny_model(architecture)
+    runner = load(model)
+    runner.loaded.model.set_attn_implementation(ATTENTION)
+    prompts = [[5, 6, 7], [9] * 40, [11] * 20]
+    requests = [
+        EngineRequest(request_id=id_, prompt_ids=tuple(prompt), max_new_tokens=24, stop_token_ids=END)
+        for id_, prompt in enumerate(prompts)
+    ]
+    tokens = run(make_engine(runner), requests, arrivals_per_step=3)
+    assert tokens == {id_: generate_greedily(model, prompt, 24) for id_, prompt in enumerate(prompts)}
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "mistral", "gemma2", "gpt_oss"])
 def test_greedy_equals_generate(load: Any, architecture: str, depth: int) -> None:

@@ -107,3 +107,10 @@ def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ModelRefused, match=r"its weights lack transformer\.h\.1\.ln_1\.weight"):
         load_model(tmp_path, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("architecture", ["longrope", "chunked"])
+def test_the_context_ends_where_the_length_of_others_would_matter(load: Any, architecture: str) -> None:
+    runner = load(architecture)
+    assert runner.loaded.context_length == 64
+    prove(runner)

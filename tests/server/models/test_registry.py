@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from rhapsode_contract.model_directory import Lease, ModelDirectory
 from rhapsode_server.errors import InvalidRequest, NotFound, Unavailable
+from rhapsode_server.models import registry as registry_module
+from rhapsode_server.models.version import Backoff
 from support.publishing import publish_model
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
 
@@ -100,6 +102,12 @@ async def test_a_new_champion_takes_over_and_the_old_one_ends_its_streams(
         assert old.stopped
 
 
+def set_champion(root: Path, version: int) -> None:
+    folder = ModelDirectory(root).model("tiny")
+    with Lease.acquire(folder, owner="test", ttl=60) as lease:
+        folder.set_alias("champion", version, lease=lease, actor="test", reason="a test")
+
+
 def truncate_weights(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
@@ -111,11 +119,9 @@ async def test_a_damaged_version_is_quarantined_once_and_the_old_one_serves_on(
     publish(tmp_path)
     async with open_registry() as registry:
         await registry.until(lambda: registry.states() == {1: "serving"})
-        folder = ModelDirectory(tmp_path).model("tiny")
         shutil.copytree(tmp_path / "tiny" / "1", tmp_path / "tiny" / "2")
         truncate_weights(tmp_path / "tiny" / "2")
-        with Lease.acquire(folder, owner="test", ttl=60) as lease:
-            folder.set_alias("champion", 2, lease=lease, actor="test", reason="a test")
+        set_champion(tmp_path, 2)
         await registry.until(lambda: registry.states() == {1: "serving", 2: "quarantined"})
         assert registry.resolve("tiny").version == 1
         [_, refused] = registry.status("tiny").versions
@@ -147,6 +153,10 @@ async def test_what_the_engine_refuses_is_quarantined_with_its_reason(
         ("tokenizer.json", "{}", "load_failed: .*tokenizer.json"),
         ("generation_config.json", "[]", "load_failed: generation_config.json is not a JSON object"),
         ("generation_config.json", '{"top_k": "many"}', "load_failed: generation_config.json cannot be understood"),
+        ("generation_config.json", '{"top_k": -1}', "load_failed: .*top_k: -1 is not from 0"),
+        ("generation_config.json", '{"do_sample": true, "temperature": NaN}', "load_failed: .*temperature: nan is not"),
+        ("generation_config.json", '{"top_p": 0}', "load_failed: .*top_p: 0 is not"),
+        ("generation_config.json", "[" * 100_000, "unexpected_failure: RecursionError"),
     ],
 )
 async def test_unreadable_files_are_a_named_reason(
@@ -192,6 +202,8 @@ async def test_a_lost_worker_comes_back(tmp_path: Path, open_registry: Open, wor
         await registry.until(lambda: registry.states() == {1: "serving"})
         assert registry.resolve("tiny").version == 1
         assert len(workshop.workers) == 7
+        for gauge in ("requests_waiting", "requests_running", "kv_blocks_used"):
+            assert sample(registry.metrics, f"rhapsode_{gauge}", model="tiny", version="1") == 0
         assert sample(registry.metrics, "rhapsode_worker_restarts_total", model="tiny", version="1") == 1
 
 
@@ -236,3 +248,121 @@ async def test_stopping_while_a_version_loads(tmp_path: Path, open_registry: Ope
         await workshop.made.get()
         assert registry.states() == {1: "loading"}
     assert workshop.workers[0].stopped
+
+
+async def test_a_version_damaged_while_it_served_does_not_come_back(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        truncate_weights(tmp_path / "tiny" / "1")
+        workshop.workers[0].on_lost()
+        await registry.until(lambda: registry.states() == {1: "quarantined"})
+        assert registry.status("tiny").versions[0].reason.startswith("hash_mismatch")
+
+
+async def test_a_passing_failure_is_tried_again(
+    tmp_path: Path, open_registry: Open, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "RETRY_DELAY", 0.0)
+    workshop.will_refuse("out_of_memory", "it does not fit")
+    workshop.will_refuse("out_of_memory", "it does not fit")
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        assert sample(registry.metrics, "rhapsode_quarantines_total", model="tiny", reason="out_of_memory") == 2
+
+
+async def test_a_champion_that_is_taken_back_while_it_loads_never_answers(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        await workshop.made.get()
+        workshop.hold = True
+        publish(tmp_path)
+        second = await workshop.made.get()
+        set_champion(tmp_path, 1)
+        await registry.until(lambda: registry.models["tiny"].aliases["champion"] == 1)
+        second.go.set()
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        assert registry.resolve("tiny").version == 1
+        assert second.stopped
+
+
+async def test_a_long_stream_on_an_old_version_keeps_no_newer_one_waiting(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        workshop.workers[0].idle.clear()
+        publish(tmp_path)
+        await registry.until(lambda: registry.states() == {1: "draining", 2: "serving"})
+        publish(tmp_path)
+        await registry.until(lambda: registry.states() == {1: "draining", 3: "serving"})
+        assert registry.resolve("tiny").version == 3
+
+
+async def test_a_worker_lost_while_it_drains_is_not_started_again(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        old = workshop.workers[0]
+        old.idle.clear()
+        publish(tmp_path)
+        await registry.until(lambda: registry.states() == {1: "draining", 2: "serving"})
+        old.on_lost()
+        old.idle.set()
+        await registry.until(lambda: registry.states() == {2: "serving"})
+        assert len(workshop.workers) == 2
+
+
+async def test_a_version_retired_while_it_comes_back_ends(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        workshop.hold = True
+        workshop.workers[0].on_lost()
+        await registry.until(lambda: len(workshop.workers) == 2)
+        publish(tmp_path)
+        await registry.until(lambda: len(workshop.workers) == 3)
+        workshop.workers[2].go.set()
+        await registry.until(lambda: registry.states() == {2: "serving"})
+        assert workshop.workers[1].stopped
+        assert len(workshop.workers) == 3
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), RecursionError("deep")])
+async def test_what_nobody_foresaw_quarantines_and_the_log_says_it(
+    tmp_path: Path, open_registry: Open, workshop: Workshop, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    workshop.outcomes.append(failure)
+    publish(tmp_path)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "quarantined"})
+        assert registry.status("tiny").versions[0].reason.startswith("unexpected_failure")
+        assert "unexpected failure" in caplog.text
+
+
+def test_pauses_grow_to_their_limit_and_no_further() -> None:
+    backoff = Backoff(longest=30.0)
+    pauses = [backoff.pause() for _ in range(2000)]
+    assert pauses[0] == 0
+    assert pauses[1:] == sorted(pauses[1:])
+    assert pauses[-1] == 30
+
+
+async def test_ids_that_the_tokenizer_does_not_have_are_no_defaults(tmp_path: Path, open_registry: Open) -> None:
+    settings = json.dumps({"bos_token_id": 50256, "eos_token_id": [50256, 3, -1]})
+    publish(tmp_path, spoil=lambda folder: (folder / "generation_config.json").write_text(settings))
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        defaults = registry.resolve("").defaults
+        assert (defaults.bos_token_id, defaults.eos_token_ids) == (None, (3,))

@@ -74,8 +74,9 @@ async def test_a_reader_that_stopped_reading(stub: GenerationServiceStub, engine
 async def test_a_deadline_is_told_from_a_cancellation(
     server: Server, client: AsyncClient, engine: FakeEngine, metrics: Metrics
 ) -> None:
-    with pytest.raises(DeadlineExceeded):
-        await client.generate("Sing", timeout=0.1)
+    call = asyncio.create_task(client.generate("Sing", timeout=0.5))
     request = await engine.arrival()
+    with pytest.raises(DeadlineExceeded):
+        await call
     await is_closed(request)
     await is_counted(server, metrics, "deadline")

@@ -96,6 +96,17 @@ async def test_an_address_in_use_is_an_error_that_names_the_flag(server: Server)
     await third.stop()
 
 
+async def test_a_unix_socket_of_a_live_server_is_not_taken_over(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    first = make_server(address)
+    await first.start()
+    with pytest.raises(CannotListen, match="another server does"):
+        await make_server(address).start()
+    async with AsyncClient(address) as client:
+        assert await client.health("liveness") == "SERVING"
+    await first.stop()
+
+
 async def test_a_unix_socket(tmp_path: Path) -> None:
     server = make_server(f"unix:{tmp_path}/socket")
     server.refuse_new_calls()

@@ -87,12 +87,13 @@ async def test_tokens_arrive_and_equal_generate(running: tuple[Worker, Events]) 
 
 async def test_closing_a_stream_in_decode_frees_its_blocks(running: tuple[Worker, Events]) -> None:
     worker, events = running
-    stream = submit(worker)
+    stream, first = submit(worker), len(events.steps.all)
     async for chunk in stream:
         assert chunk.token_ids
         break
     stream.close()
     await events.steps.until(lambda stats: stats.blocks_used == 0 and stats.running == 0)
+    assert len(events.steps.all) - first < 500, "it was not computed to its end"
     assert worker.idle.is_set()
 
 
@@ -150,13 +151,43 @@ async def test_a_full_queue_refuses(version: Path) -> None:
     await worker.start()
     streams = [submit(worker)]
     await events.steps.until(lambda stats: stats.running == 1)
-    streams += [submit(worker), submit(worker)]
+    streams += [submit(worker), submit(worker)]  # these wait
     with pytest.raises(Overloaded, match="2 requests wait already"):
         submit(worker)
     await worker.stop()
     for stream in streams:
         with pytest.raises(WorkerLost):
             await read(stream)
+
+
+async def test_without_a_queue_an_idle_engine_still_takes_what_it_can_run(version: Path) -> None:
+    worker = Events().worker(options(version, max_sequences=2), max_queued_requests=0)
+    await worker.start()
+    streams = [submit(worker), submit(worker)]
+    with pytest.raises(Overloaded):
+        submit(worker)
+    assert len(streams) == 2
+    await worker.stop()
+
+
+async def test_stopping_while_it_loads_is_quick_and_silent(version: Path, caplog: pytest.LogCaptureFixture) -> None:
+    events = Events()
+    worker = events.worker(options(version))
+    starting = asyncio.create_task(worker.start())
+    await asyncio.wait_for(events.warming.wait(), 30)
+    starting.cancel()
+    await asyncio.wait_for(worker.stop(), 2)
+    assert not caplog.records
+    assert not events.lost.is_set()
+
+
+async def test_a_bug_in_the_engine_reaches_the_log(version: Path, caplog: pytest.LogCaptureFixture) -> None:
+    worker = Events().worker(options(version, max_batch_tokens=1))
+    with pytest.raises(WorkerLost):
+        await worker.start()
+    await worker.ended.wait()
+    [record] = [record for record in caplog.records if record.message == "the engine failed"]
+    assert "max_batch_tokens (1) must be at least max_sequences" in record.fields["traceback"]
 
 
 async def test_sigkill_fails_the_streams_at_once(version: Path, caplog: pytest.LogCaptureFixture) -> None:
