@@ -62,7 +62,7 @@ class Version:
     _facts: Ready | None = None
     _worker: Worker | None = None
     _restart: "asyncio.Task[None] | None" = None
-    _backoff: "Backoff" = field(default_factory=lambda: Backoff())
+    _backoff: Backoff = field(default_factory=Backoff)
     _up_since: float = 0.0
 
     @property
@@ -81,10 +81,6 @@ class Version:
     @property
     def is_refused(self) -> bool:
         return self.refusal is not None
-
-    @property
-    def process_id(self) -> int | None:
-        return self._worker.process_id if self._worker else None
 
     async def load(self) -> None:
         """Verify, load and prove. Raises ModelRefused, after which it is quarantined."""
@@ -113,7 +109,7 @@ class Version:
     async def stop(self) -> None:
         """End the worker; its open streams fail."""
         self.served = None
-        if self._restart and self._restart is not asyncio.current_task():
+        if self._restart:
             self._restart.cancel()
             await asyncio.gather(self._restart, return_exceptions=True)
         await self._stop_worker()
