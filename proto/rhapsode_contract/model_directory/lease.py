@@ -94,8 +94,8 @@ class Lease:
     ) -> Lease:
         """As `acquire`, but a holder must show that it lives: one that was killed leaves a lease that looks taken.
 
-        Raises LeaseHeld after the holder's next heartbeat; without one takes the lease over when it runs out. `check` is
-        called while waiting and may raise.
+        Raises LeaseHeld after the holder's next heartbeat; without one takes the lease over when it runs out.
+        `check` is called while waiting and may raise.
         """
         first: LeaseHeld | None = None
         while True:
