@@ -75,7 +75,7 @@ def bound_address(log: Path) -> str:
 
 
 def is_serving() -> bool:
-    command = [str(BIN / "rhapsode"), "health", "model/poems", "--timeout", "5"]
+    command = [str(BIN / "rhapsode"), "health", "--service", "model/poems", "--timeout", "5"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
