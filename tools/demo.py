@@ -21,6 +21,12 @@ SERVE = ("rhapsode-serve", "--models", "./models", "--address", "127.0.0.1:0", "
 POEM = ("The moon upon the sea", "--stream", "--model", "poems", "--seed", "7", "--temperature", "0.7", "--verbose")
 START_SECONDS, CALL_SECONDS, STOP_SECONDS = 180, 120, 60
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def let_signals_in() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
 
 class DemoError(Exception):
     """A step failed; the text says which and how."""
@@ -30,9 +36,18 @@ class DemoError(Exception):
 def child(*command: str, output: IO[bytes] | None = None) -> Iterator[Process]:
     """A process that does not outlive the block: asked to end first, then killed with all that it started."""
     print("\n$", shlex.join(command), flush=True)
+    # A signal that came before the process is known would leave it behind: it waits until then.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     # In a session of its own Ctrl-C does not reach it: this process stops it, in good order.
-    process = subprocess.Popen([BIN / command[0], *command[1:]], stdout=output, stderr=output, start_new_session=True)
+    process = subprocess.Popen(
+        [BIN / command[0], *command[1:]],
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        preexec_fn=let_signals_in,
+    )
     try:
+        let_signals_in()
         yield process
     finally:
         process.terminate()
@@ -109,7 +124,7 @@ def tour(installing: float, log: Path) -> None:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "rhapsode-serve.log")
