@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install demo serve test check fmt lint types proto proto-check bench clean clean-all
+.PHONY: help install demo serve test check fmt lint types proto proto-check soak bench clean clean-all
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ proto-check: install ## Check the .proto files and that the generated code is th
 	$(BIN)/buf lint proto
 	$(BIN)/python tools/generate_proto.py --check
 
+soak: install ## The slow fault tests: 200 kills of a training run
+	RHAPSODE_SOAK=1 $(BIN)/pytest tests/faults/test_trainer_kill.py
+
 bench: install ## Measure the engine
 	$(BIN)/python benchmarks/engine.py
 
@@ -70,5 +73,5 @@ $(BIN)/pip:
 # The variables pin what builds the distributions too: the first for older pips, the second for newer.
 $(INSTALLED): pyproject.toml constraints.txt requirements-dev.txt $(wildcard */pyproject.toml) | $(BIN)/pip
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-	$(BIN)/pip install -r requirements-dev.txt -e proto -e client -e server -e trainer
+	$(BIN)/pip install -r requirements-dev.txt -e proto -e client -e server -e "trainer[text,spacy,stories,rating,lora,sweep]"
 	@touch $@

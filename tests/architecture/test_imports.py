@@ -28,6 +28,9 @@ RULES = {
     "the disk contract stands on the standard library": Rule(
         of=(f"{CONTRACT}.model_directory",), only=(STDLIB, f"{CONTRACT}.model_directory")
     ),
+    "text steps stand on the standard library and ftfy": Rule(
+        of=(f"{CONTRACT}.postprocess",), only=(STDLIB, f"{CONTRACT}.postprocess", "ftfy")
+    ),
     "contracts know no program": Rule(of=(CONTRACT,), never=(WIRE, CLIENT, SERVER, TRAINER)),
     "the client stands alone": Rule(of=(CLIENT,), never=(SERVER, TRAINER)),
     "the server stands alone": Rule(of=(SERVER,), never=(CLIENT, TRAINER)),
@@ -62,6 +65,7 @@ WITHOUT_TORCH = (
 VIOLATIONS = [
     ("the disk contract stands on the standard library", f"{CONTRACT}.model_directory.files", "import yaml"),
     ("the disk contract stands on the standard library", f"{CONTRACT}.model_directory.files", "import rhapsode.v1"),
+    ("text steps stand on the standard library and ftfy", f"{CONTRACT}.postprocess.steps", "import regex"),
     ("contracts know no program", f"{CONTRACT}.postprocess", "from rhapsode_server.text import stops"),
     ("contracts know no program", f"{CONTRACT}.postprocess", "import rhapsode_trainer"),
     ("the client stands alone", f"{CLIENT}.cli.app", "def serve():\n    import rhapsode_server"),

@@ -14,7 +14,7 @@ TINY_RUN = [
     "--set=model.n_head=2",
     "--set=model.n_layer=1",
     "--set=model.n_positions=64",
-    "--set=training.block_size=64",
+    "--set=rows.block_size=64",
     "--set=training.arguments.max_steps=4",
     "--set=training.arguments.per_device_train_batch_size=2",
     "--set=training.arguments.warmup_steps=1",

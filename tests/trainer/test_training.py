@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from rhapsode_trainer.config import load_recipe
-from rhapsode_trainer.data.packing import pack, positions
 from rhapsode_trainer.data.tokenizer import train_tokenizer
 from rhapsode_trainer.errors import ConfigError, Interrupted
 from rhapsode_trainer.interruption import watch_signals
 from rhapsode_trainer.training.model import build_model
 from rhapsode_trainer.training.muon import orthogonalise
 from rhapsode_trainer.training.train import make_trainer, rows_needed, train, training_arguments
+from support.packing import pack
 from transformers import Trainer, default_data_collator
 from transformers.trainer_callback import PrinterCallback
 
@@ -25,7 +25,8 @@ RECIPE = load_recipe("quickstart", ["model.n_embd=16", "model.n_head=2", "model.
 def rows(count: int, block_size: int = 16) -> list[dict[str, list[int]]]:
     generator = torch.Generator().manual_seed(3)
     texts = [torch.randint(1, 250, (length,), generator=generator).tolist() for length in (3, 9, 5, 20, 11)]
-    return list(pack(lambda: list(texts), end_of_text=0, block_size=block_size, rows=count, seed=0))
+    packed = pack(lambda: list(texts), end_of_text=0, block_size=block_size, rows=count, seed=0)
+    return [{**row, "labels": row["input_ids"]} for row in packed]
 
 
 def arguments(path: Path, **changes: Any) -> Any:
@@ -33,7 +34,7 @@ def arguments(path: Path, **changes: Any) -> Any:
     return training_arguments(dataclasses.replace(TRAINING, arguments=chosen), seed=0, output_dir=path)
 
 
-def no_report(done: int, loss: float | None) -> None:
+def no_report(done: int, total: int, loss: float | None) -> None:
     pass
 
 
@@ -79,7 +80,7 @@ def test_packed_documents_do_not_see_each_other(kind: str, make_model: Callable[
     model = make_model(kind)
     model.config.use_cache = False
     first, second = [0, 5, 9, 4], [0, 8, 2, 250, 31]
-    places = torch.tensor([positions(first + second, end_of_text=0)])
+    places = torch.tensor([[*range(len(first)), *range(len(second))]])
     with torch.no_grad():
         packed = model(input_ids=torch.tensor([first + second]), position_ids=places).logits[0, len(first) :]
         alone = model(input_ids=torch.tensor([second])).logits[0]
@@ -116,7 +117,7 @@ def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
 def test_a_signal_ends_training_at_the_next_step(tmp_path: Path) -> None:
     steps = []
 
-    def report(done: int, loss: float | None) -> None:
+    def report(done: int, total: int, loss: float | None) -> None:
         steps.append(done)
         if done == 2:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -16,10 +16,15 @@ from rhapsode_contract.model_directory import (
 )
 from rich.console import Console
 
+from .cli_exchange import exchange
+from .cli_options import Models, Name
+from .cli_versions import versions
 from .config import load_recipe, recipe_names
 from .environment import prepare_libraries, silence_libraries
-from .errors import Busy, ConfigError, SourceError
+from .errors import Busy, ConfigError, GateRejected, Interrupted, SourceError
+from .identity import identify, version_with_key
 from .interruption import watch_signals
+from .status import Status
 
 app = typer.Typer(
     help="Train, measure and publish language models into a model directory.",
@@ -28,8 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Models = Annotated[Path, typer.Option(help="The model directory.", envvar="RHAPSODE_MODELS")]
-Name = Annotated[str, typer.Option(help="Name of the model in the model directory.")]
+app.add_typer(versions)
+app.add_typer(exchange)
 
 
 @app.command()
@@ -43,6 +48,16 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field of the recipe; repeatable.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run even if nothing is new, and publish whatever the gate says.")
+    ] = False,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Time for everything; the training schedule is fitted into it.")
+    ] = None,
+    feedback_dir: Annotated[
+        Path | None, typer.Option(help="Verdicts of the servers on versions.", envvar="RHAPSODE_FEEDBACK_DIR")
+    ] = None,
+    textfile: Annotated[Path | None, typer.Option(help="Progress for Prometheus' textfile collector.")] = None,
 ) -> None:
     """Train by a recipe and publish the result as a verified version.
 
@@ -51,15 +66,42 @@ def run(
     console = Console()
     resolved = load_recipe(recipe, overrides or ())
     with watch_signals() as interruption, _skipping_if_held(console), _lease(models, name, interruption.check) as lease:
+        key = identify(resolved)
+        if not force and (version := version_with_key(lease.folder, key)) is not None:
+            console.print(f"nothing new: version {version} was made of the same data, recipe and code", highlight=False)
+            raise typer.Exit(0)
         _make_directory("--work-dir", work_dir / name)
         prepare_libraries()
         console.print("Loading torch and transformers ...", highlight=False)
         from .report import print_report
-        from .run import Run
+        from .run import Options, Run
 
         silence_libraries()
-        work = Run(recipe, resolved, lease.folder, work_dir / name, console, interruption)
-        print_report(console, work.execute(lease), models)
+        options = Options(key=key, force=force, feedback_dir=feedback_dir, max_minutes=max_minutes)
+        status = Status(work_dir / name / "status.json", key=key, textfile=textfile)
+        with _final_phase(status):
+            work = Run(recipe, resolved, lease.folder, work_dir / name, console, interruption, status, options)
+            result = work.execute(lease)
+            print_report(console, result, models)
+            if not result.verdict.accepted:
+                raise GateRejected(f"{result.version} is kept as candidate: {result.verdict.summary}")
+
+
+@contextmanager
+def _final_phase(status: Status) -> Iterator[None]:
+    """How the run ended, for whoever reads its status."""
+    try:
+        yield
+    except Interrupted:
+        status.phase("interrupted")
+        raise
+    except GateRejected:
+        status.phase("refused")
+        raise
+    except BaseException:
+        status.phase("failed")
+        raise
+    status.phase("published")
 
 
 @app.command()
@@ -103,20 +145,6 @@ def verify(version: Annotated[Path, typer.Argument(help="Folder of a version, su
         f"{version}: verified: {len(manifest.files)} files, {size:,} bytes, "
         f"{manifest.parameter_count:,} parameters, {manifest.dtype}"
     )
-
-
-@app.command("list")
-def list_models(models: Models = Path("models")) -> None:
-    """List the models of a model directory, their versions and aliases."""
-    directory = ModelDirectory(models)
-    names = directory.models()
-    if not names:
-        typer.echo(f"no models in {models}")
-    for name in names:
-        folder = directory.model(name)
-        aliases = ", ".join(f"{alias} {version}" for alias, version in sorted(folder.aliases().items()))
-        versions = ", ".join(map(str, folder.versions()))
-        typer.echo(f"{name}: versions {versions or 'none'}; {aliases or 'no aliases'}")
 
 
 @contextmanager

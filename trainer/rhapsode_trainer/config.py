@@ -4,35 +4,39 @@ The mappings `model`, `training.arguments` and `generation` hold the names of tr
 class, `TrainingArguments`, `GenerationConfig`); they are checked against those classes where they are used.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from importlib import resources
-from typing import Any, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
+from rhapsode_contract.postprocess import Pipeline
 
+from .data.settings import DataConfig, RowsConfig
+from .data.settings import require as _require
 from .errors import ConfigError
+from .gate import GateConfig
+from .lora import LoraSettings
 
 _RECIPES = "recipes"
 
 
-def _require(condition: bool, field: str, value: object, rule: str) -> None:
-    if not condition:
-        raise ValueError(f"{field}: {value!r} {rule}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """Documents: a JSONL file, one object a line. `held_out` is the share of documents that training never sees."""
+class BaseConfig:
+    """The model that training starts from: a folder, or a model of the Hugging Face hub pinned by `revision`.
 
-    path: str
-    text_field: str
-    held_out: float
-    split_salt: str
+    `pad_token` is added for training where the rows need one that is not the end of text; it is not published.
+    """
+
+    model: str
+    revision: str = ""
+    pad_token: str = ""
 
     def __post_init__(self) -> None:
-        _require(0 < self.held_out < 1, "held_out", self.held_out, "is not between 0 and 1")
+        _require(self.model != "", "model", self.model, "is empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,20 +53,30 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """Rows of `block_size` tokens; `arguments` are fields of `TrainingArguments`.
+    """`arguments` are fields of `TrainingArguments`. How long: its `max_steps`, or `epochs` passes over the documents.
 
     `optimizer` is `muon`, or `trainer` for the one that `TrainingArguments.optim` names (AdamW by default).
+    A checkpoint is saved every `save_minutes`, and every `save_steps` if that is not 0. `mixed_precision` is bf16, or
+    fp16 on older CUDA devices; on a CPU it is float32.
     """
 
-    block_size: int
     optimizer: str
     arguments: Mapping[str, Any]
+    epochs: int = 0
+    save_minutes: float = 10.0
+    save_steps: int = 0
+    mixed_precision: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.block_size >= 2, "block_size", self.block_size, "is less than 2 tokens")
         _require(self.optimizer in ("muon", "trainer"), "optimizer", self.optimizer, "is neither muon nor trainer")
+        _require(self.epochs >= 0, "epochs", self.epochs, "is negative")
+        _require(self.save_steps >= 0, "save_steps", self.save_steps, "is negative")
+        _require(self.save_minutes > 0, "save_minutes", self.save_minutes, "is not positive")
         steps = self.arguments.get("max_steps")
-        _require(isinstance(steps, int) and steps >= 1, "arguments.max_steps", steps, "is not a positive integer")
+        if self.epochs:
+            _require(steps is None, "arguments.max_steps", steps, "is given, and epochs too")
+        else:
+            _require(isinstance(steps, int) and steps >= 1, "arguments.max_steps", steps, "is not a positive integer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,38 +93,69 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleConfig:
-    """The text that is generated before and after training, to be looked at."""
+    """Texts that are generated before and after training, to be looked at and measured.
+
+    `prompt` is shown on the screen; `more_prompts` and `count` continuations of each go into the records. So many
+    `held_out_prompts` are answered too, and compared with the held-out texts by BLEU and chrF.
+    """
 
     prompt: str
     seed: int
     max_new_tokens: int
+    more_prompts: tuple[str, ...] = ()
+    count: int = 1
+    held_out_prompts: int = 0
 
     def __post_init__(self) -> None:
         _require(self.prompt != "", "prompt", self.prompt, "is empty")
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "is less than 1")
+        _require(self.count >= 1, "count", self.count, "is less than 1")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return (self.prompt, *self.more_prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides what a run does."""
+    """Everything that decides what a run does.
+
+    Either `base` is trained further, or a model is made from `model` and a tokenizer from `tokenizer`.
+    """
 
     description: str
     seed: int
     data: DataConfig
-    tokenizer: TokenizerConfig
-    model: Mapping[str, Any]
+    rows: RowsConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
     sample: SampleConfig
+    gate: GateConfig
     generation: Mapping[str, Any]
+    base: BaseConfig | None = None
+    tokenizer: TokenizerConfig | None = None
+    model: Mapping[str, Any] | None = None
+    postprocess: tuple[str, ...] = ()
+    lora: LoraSettings | None = None
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.model.get("model_type"), str), "model.model_type", self.model.get("model_type"), "")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "is not an unsigned 32-bit number")
+        if self.base is None:
+            kind = (self.model or {}).get("model_type")
+            _require(isinstance(kind, str), "model.model_type", kind, "is not the name of an architecture")
+            _require(self.tokenizer is not None, "tokenizer", None, "is needed where there is no base")
+        else:
+            _require(self.model is None, "model", self.model, "is given, and base too")
+            _require(self.tokenizer is None, "tokenizer", self.tokenizer, "is given, and base has its own")
+        try:
+            Pipeline(self.postprocess)
+        except ValueError as error:
+            raise ValueError(f"postprocess: {error}") from None
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved recipe as plain data, as it is recorded with a version."""
-        return asdict(self)
+        tree: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return tree
 
 
 def recipe_names() -> list[str]:
@@ -127,25 +172,36 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     tree = yaml.safe_load(source.read_text(encoding="utf-8"))
     for override in overrides:
         _apply(tree, override)
+    return recipe_from(tree)
+
+
+def recipe_from(tree: Mapping[str, Any]) -> Recipe:
+    """The recipe that plain data describes, such as what a version has on record. Raises ConfigError."""
     recipe: Recipe = _build(Recipe, tree, "")
     return recipe
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
-    """Sets one value in the tree of a recipe. A key that the recipe does not have is a mistake, except in the mappings
-    that belong to transformers, whose names are checked where they are used."""
+    """Sets one value in the tree of a recipe; `_build` complains of what no recipe can have."""
     key, separator, text = override.partition("=")
     if not separator:
         raise ConfigError(f"--set {override!r}: write it as a.b=value")
     *parents, leaf = key.split(".")
     node: Any = tree
     for parent in parents:
-        node = node.get(parent) if isinstance(node, dict) else None
-    foreign = key.startswith(("model.", "training.arguments.", "generation."))
-    if not isinstance(node, dict) or (leaf not in node and not foreign):
-        known = ", ".join(node) if isinstance(node, dict) else ", ".join(tree)
-        raise ConfigError(f"--set {key}: the recipe has no such field; there are: {known}")
-    node[leaf] = _parse(key, text)
+        node = _child(node, parent)
+    if isinstance(node, list) and leaf.isdecimal() and int(leaf) < len(node):
+        node[int(leaf)] = _parse(key, text)
+    elif isinstance(node, dict):
+        node[leaf] = _parse(key, text)
+    else:
+        raise ConfigError(f"--set {key}: the recipe has no such field; there are: {', '.join(tree)}")
+
+
+def _child(node: Any, name: str) -> Any:
+    if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+        return node[int(name)]
+    return node.get(name) if isinstance(node, dict) else None
 
 
 def _parse(key: str, text: str) -> Any:
@@ -165,11 +221,13 @@ def _build(kind: type, tree: Any, path: str) -> Any:
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{path}: expected fields, found {tree!r}")
     hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    for name in [*names, *tree]:
-        if name not in tree or name not in hints:
-            raise ConfigError(f"{_join(path, name)}: {'missing' if name in hints else 'unknown field'}")
-    values = {name: _convert(hints[name], tree[name], _join(path, name)) for name in names}
+    for name in tree:
+        if name not in hints:
+            raise ConfigError(f"{_join(path, name)}: unknown field")
+    for field in fields(kind):
+        if field.name not in tree and field.default is MISSING:
+            raise ConfigError(f"{_join(path, field.name)}: missing")
+    values = {name: _convert(hints[name], value, _join(path, name)) for name, value in tree.items()}
     try:
         return kind(**values)
     except ValueError as error:
@@ -177,12 +235,24 @@ def _build(kind: type, tree: Any, path: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if value is None and NoneType in options:
+        return None
+    hint = next(option for option in options if option is not NoneType)
     if is_dataclass(hint):
         return _build(hint, value, path)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        return _convert_list(get_args(hint)[0], value, path)
     wanted = Mapping if get_origin(hint) is not None else int | float if hint is float else hint
-    if not isinstance(value, wanted) or isinstance(value, bool):
+    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{path}: {value!r} is not of type {getattr(hint, '__name__', 'mapping')}")
     return value
+
+
+def _convert_list(hint: Any, value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{path}: {value!r} is not a list")
+    return tuple(_convert(hint, item, f"{path}.{index}") for index, item in enumerate(value))
 
 
 def _join(path: str, name: str) -> str:

@@ -1,12 +1,13 @@
-"""Settings of libraries that must stand before they are imported: no network, no output of their own."""
+"""Settings of libraries that must stand before they are imported: no output of their own."""
 
 import os
 
 
 def prepare_libraries() -> None:
-    """Call before transformers or datasets are imported. A run needs no network and owns the terminal."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["HF_DATASETS_OFFLINE"] = "1"
+    """Call before transformers or datasets are imported. A run owns the terminal.
+
+    It needs no network unless its recipe names the hub; `HF_HUB_OFFLINE=1` keeps it to what is cached.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

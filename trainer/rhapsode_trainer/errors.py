@@ -7,6 +7,7 @@ TrainerError            1   something that should not happen
 +-- GateRejected        4   the trained model is not fit to be published
 +-- Busy               75   another publisher is at work; run it again
 +-- LoadCheckError      1   the version does not load back as it was written
++-- CheckpointError     1   a checkpoint cannot be written; those before it are as they were
 +-- Interrupted        75   SIGTERM or SIGINT arrived; run it again
 """
 # ruff: noqa: N818 - the names say what happened
@@ -50,6 +51,10 @@ class Busy(TrainerError):
 
 class LoadCheckError(TrainerError):
     """A published folder, loaded back, is not the model that was written."""
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint cannot be written, for want of space or of permission; those before it are as they were."""
 
 
 class Interrupted(TrainerError):

@@ -8,6 +8,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from .publish.printable import printable
+
 if TYPE_CHECKING:
     from .run import Result
 
@@ -17,10 +19,14 @@ def print_report(console: Console, result: "Result", models: Path) -> None:
     console.print()
     console.print(_numbers(result))
     for sample in result.samples:
-        body = Text.assemble((sample.prompt, "bold"), _printable(sample.text))
+        body = Text.assemble((sample.prompt, "bold"), printable(sample.text))
         console.print(Panel(body, title=f"{sample.stage} training, seed {sample.seed}", title_align="left"))
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
     console.print(f"Time:      {phases}", highlight=False, soft_wrap=True)
+    console.print(Text.assemble("Gate:      ", result.verdict.summary), soft_wrap=True)
+    console.print(Text.assemble("Report:    ", str(result.version / "report.html")), soft_wrap=True)
+    if not result.verdict.accepted:
+        return
     console.print(
         Text.assemble("Published: ", (str(result.version), "bold"), ", loaded back and verified"), soft_wrap=True
     )
@@ -36,8 +42,3 @@ def _numbers(result: "Result") -> Table:
         table.add_row(label, f"{value.bits_per_byte:.3f}", f"{value.perplexity:,.1f}")
     table.add_row("xz -9e, having seen the training text", f"{result.xz_bits_per_byte:.3f}", "")
     return table
-
-
-def _printable(text: str) -> str:
-    """An untrained model may say anything: control characters must not reach the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,34 +1,45 @@
-"""`rhapsode-train run`: prepare, train, evaluate, publish; each phase timed."""
+"""`rhapsode-train run`: prepare, tokenise, train, evaluate, judge, publish; each phase timed."""
 
-import json
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rhapsode_contract.model_directory import Lease, ModelFolder
+from rhapsode_contract.postprocess import Pipeline
 from rich.console import Console
-from tokenizers import Tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
+from transformers import PreTrainedModel
 
+from .budget import Budget, reserve_seconds
+from .checkpoints import Checkpoints
 from .config import Recipe
-from .data.documents import Corpus, load_corpus
-from .data.packing import pack
-from .data.tokenizer import encode, random_encoder, train_tokenizer
-from .errors import ConfigError, GateRejected
+from .data.corpus import Corpus, load_corpus
+from .data.encoding import encode_documents
 from .evaluation.compression import xz_bits_per_byte
-from .evaluation.likelihood import Likelihood, score_documents, total
-from .evaluation.samples import Sample, draw_sample
+from .evaluation.opponent import Opponent, find_opponent
+from .evaluation.record import Measured, documents_sha256, likelihoods_record, model_record
+from .evaluation.samples import Sample
+from .evaluation.scores import Likelihood, finite_or_none, total
+from .gate import Verdict, judge
 from .interruption import Interruption
+from .lora import attach, merge, save_adapter
+from .measuring import Measuring
+from .plan import Plan, plan_training
+from .preparing import Prepared, prepare
 from .publish.card import trained_card
 from .publish.lineage import trained_lineage
+from .publish.page import Page, report_page
 from .publish.version import Records, publish_version
-from .training.model import build_model
+from .status import Status
 from .training.progress import report_progress
-from .training.train import rows_needed, train, training_arguments
+from .training.saving import Saving
+from .training.train import train
+
+CHAMPION, CANDIDATE = "champion", "candidate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +51,36 @@ class Result:
     after: Likelihood
     xz_bits_per_byte: float
     samples: tuple[Sample, Sample]
+    verdict: Verdict
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says beside the recipe. `key` is the identity of the run."""
+
+    key: str
+    force: bool = False
+    feedback_dir: Path | None = None
+    max_minutes: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A model measured, with its samples."""
+
+    measured: Measured
+    samples: list[Sample]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """What the new model is compared with: the model before training, and the version to beat, if there is one."""
+
+    measuring: Measuring
+    before: Outcome
+    opponent: Opponent
+    champion: Outcome | None
 
 
 @dataclass(slots=True)
@@ -53,111 +93,205 @@ class Run:
     work_dir: Path
     console: Console
     interruption: Interruption
+    status: Status
+    options: Options
+    started: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def execute(self, lease: Lease) -> Result:
         """Runs every phase. Raises TrainerError of every kind, and what the model directory raises."""
+        if (checkpoint := self._checkpoints().newest()) is not None:
+            self.interruption.resumes_at = int(checkpoint.name.rpartition("-")[2])
         with self._phase("prepare"):
-            corpus = load_corpus(self.recipe.data)
-            tokenizer = train_tokenizer(corpus.train, self.recipe.tokenizer.vocab_size)
-            model = build_model(self.recipe.model, self.recipe.generation, tokenizer, self.recipe.seed)
-            arguments = self._arguments(model)
-            held_out = _as_scored(tokenizer, corpus.held_out)
+            corpus = self._load()
+            prepared = prepare(self.recipe, corpus)
+        with self._phase("tokenise"):
+            plan = self._plan(prepared, corpus)
         with self._phase("evaluate before"):
-            before = self._score(model, held_out, corpus)
-            sample_before = draw_sample(model, tokenizer, self.recipe.sample, "before")
+            contest = self._contest(prepared, corpus)
         with self._phase("train"):
-            self._train(model, tokenizer.backend_tokenizer, corpus, arguments)
+            log = self._train(prepared, plan, contest, corpus)
         with self._phase("evaluate after"):
-            after = self._score(model, held_out, corpus)
-            if not math.isfinite(after.perplexity):
-                raise GateRejected("training diverged: the likelihood of the held-out documents is not finite")
-            sample_after = draw_sample(model, tokenizer, self.recipe.sample, "after")
-            xz = xz_bits_per_byte(corpus.train, corpus.held_out)
-        samples = (sample_before, sample_after)
+            after = self._measure_after(prepared, contest)
+            verdict = self._judge(contest, after)
+            xz = xz_bits_per_byte([each.text for each in corpus.train], [each.text for each in corpus.held_out])
         with self._phase("publish"):
-            evaluation = _evaluation(corpus, before, after, xz)
-            records = self._records(corpus, evaluation, samples, held_out)
-            version = self._publish(lease, model, tokenizer, records)
+            evaluation = _evaluation(corpus, contest, after, verdict, xz)
+            records = self._records(prepared, corpus, contest, after, evaluation, log)
+            version = self._publish(lease, prepared, records, verdict)
+        self._checkpoints().clear()
         return Result(
-            version=version, before=before, after=after, xz_bits_per_byte=xz, samples=samples, seconds=self.seconds
+            version=version,
+            before=total(contest.before.measured.documents),
+            after=total(after.measured.documents),
+            xz_bits_per_byte=xz,
+            samples=(contest.before.samples[0], after.samples[0]),
+            verdict=verdict,
+            seconds=self.seconds,
         )
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         self.interruption.check()
+        self.status.phase(name)
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start
         self.console.print(f"{name}: {self.seconds[name]:.1f} s", highlight=False)
 
-    def _arguments(self, model: PreTrainedModel) -> TrainingArguments:
-        block_size, context = self.recipe.training.block_size, model.config.max_position_embeddings
-        if block_size > context:
-            raise ConfigError(f"training.block_size: {block_size} is more than the model's context of {context}")
-        return training_arguments(self.recipe.training, seed=self.recipe.seed, output_dir=self.work_dir)
+    def _load(self) -> Corpus:
+        corpus = load_corpus(self.recipe.data, check=self.interruption.check)
+        for reason, count in corpus.skipped.items():
+            self.console.print(f"skipped {count:,} rows: {reason}", highlight=False, markup=False)
+        return corpus
 
-    def _train(
-        self, model: PreTrainedModel, tokenizer: Tokenizer, corpus: Corpus, arguments: TrainingArguments
-    ) -> None:
-        config, steps = self.recipe.training, arguments.max_steps
-        rows = pack(
-            random_encoder(tokenizer, corpus.train, self.recipe.tokenizer.dropout),
-            end_of_text=model.config.eos_token_id,
-            block_size=config.block_size,
-            rows=rows_needed(arguments),
-            seed=self.recipe.seed,
-        )
-        tokens_per_step = rows_needed(arguments) // steps * config.block_size
-        with report_progress(self.console, steps=steps, tokens_per_step=tokens_per_step) as report:
-            log = train(
-                model, rows, arguments, optimizer=config.optimizer, report=report, interruption=self.interruption
-            )
-        lines = [json.dumps(entry) + "\n" for entry in log]
-        (self.work_dir / "training_log.jsonl").write_text("".join(lines), encoding="utf-8")
-
-    def _score(self, model: PreTrainedModel, documents: Sequence[Sequence[int]], corpus: Corpus) -> Likelihood:
-        parts = score_documents(
-            model,
-            documents,
-            [len(text.encode()) for text in corpus.held_out],
-            context=model.config.max_position_embeddings,
-            stride=self.recipe.evaluation.stride,
-            batch_size=self.recipe.evaluation.batch_size,
+    def _plan(self, prepared: Prepared, corpus: Corpus) -> Plan:
+        dropout = self.recipe.tokenizer.dropout if self.recipe.tokenizer else 0.0
+        encode = partial(
+            encode_documents,
+            prepared.tokenizer.backend_tokenizer,
+            corpus.train,
+            self.recipe.rows,
+            end_of_text=prepared.end_of_text,
+            cache=self.work_dir / "tokens",
+            dropout=dropout,
             check=self.interruption.check,
         )
-        return total(parts)
+        plan = plan_training(self.recipe, encode, pad=prepared.pad, output_dir=self.work_dir)
+        self.console.print(
+            f"{plan.arguments.max_steps:,} steps over {len(plan.rows):,} rows, {plan.padding_share:.1%} padding",
+            highlight=False,
+        )
+        return plan
+
+    def _contest(self, prepared: Prepared, corpus: Corpus) -> Contest:
+        measuring = Measuring(recipe=self.recipe, documents=corpus.held_out, check=self.interruption.check)
+        measured, samples = measuring.measure(prepared.model, prepared.tokenizer, "before")
+        opponent = find_opponent(self.folder, self.options.feedback_dir)
+        champion = None
+        if opponent.version is not None:
+            numbers, texts = measuring.measure_version(self.folder.version_path(opponent.version))
+            champion = Outcome(measured=numbers, samples=texts)
+        before = Outcome(measured=measured, samples=samples)
+        return Contest(measuring=measuring, before=before, opponent=opponent, champion=champion)
+
+    def _train(self, prepared: Prepared, plan: Plan, contest: Contest, corpus: Corpus) -> list[dict[str, float]]:
+        model: Any = prepared.model
+        if self.recipe.lora is not None:
+            torch.manual_seed(self.recipe.seed)
+            model = attach(model, self.recipe.lora)
+
+        def validate(epoch: int) -> dict[str, float]:
+            parts = total(contest.measuring.score(model, prepared.tokenizer, corpus.validation))
+            loss = parts.nats / parts.tokens
+            self.console.print(f"epoch {epoch}: validation loss {loss:.4f}", highlight=False)
+            return {"validation_loss": loss}
+
+        steps = plan.arguments.max_steps
+        tokens_per_step = len(plan.rows) * self.recipe.rows.block_size // steps
+        with report_progress(self.console, steps=steps, tokens_per_step=tokens_per_step, status=self.status) as report:
+            log = train(
+                model,
+                plan.rows,
+                plan.arguments,
+                optimizer=self.recipe.training.optimizer,
+                report=report,
+                interruption=self.interruption,
+                checkpoints=self._checkpoints(),
+                saving=Saving(steps=self.recipe.training.save_steps or None, minutes=self.recipe.training.save_minutes),
+                budget=self._budget(prepared.model),
+                epoch_ends=plan.epoch_ends,
+                on_epoch_end=validate if corpus.validation else None,
+            )
+        if self.recipe.lora is not None:
+            save_adapter(model, self.work_dir / "adapter")
+            prepared.model = merge(model)
+            prepared.model.config.use_cache = True
+        return log
+
+    def _checkpoints(self) -> Checkpoints:
+        warn = partial(self.console.print, highlight=False, markup=False)
+        return Checkpoints(path=self.work_dir / "checkpoints", key=self.options.key, warn=warn)
+
+    def _budget(self, model: PreTrainedModel) -> Budget | None:
+        if self.options.max_minutes is None:
+            return None
+        reserve = reserve_seconds(evaluation=self.seconds["evaluate before"], model_bytes=4 * model.num_parameters())
+        return Budget(60 * self.options.max_minutes, reserve=reserve, started=self.started)
+
+    def _measure_after(self, prepared: Prepared, contest: Contest) -> Outcome:
+        prepared.unpad()
+        measured, samples = contest.measuring.measure(prepared.model, prepared.tokenizer, "after")
+        return Outcome(measured=measured, samples=samples)
+
+    def _judge(self, contest: Contest, after: Outcome) -> Verdict:
+        return judge(
+            self.recipe.gate,
+            new=after.measured,
+            base=contest.before.measured,
+            champion=contest.champion.measured if contest.champion else None,
+            opponent=contest.opponent,
+            forced=self.options.force,
+        )
 
     def _records(
         self,
+        prepared: Prepared,
         corpus: Corpus,
+        contest: Contest,
+        after: Outcome,
         evaluation: dict[str, Any],
-        samples: Sequence[Sample],
-        held_out: Sequence[Sequence[int]],
+        log: list[dict[str, float]],
     ) -> Records:
+        champion = contest.champion.samples if contest.champion else []
+        samples = [asdict(sample) for sample in (*contest.before.samples, *champion, *after.samples)]
+        lineage = trained_lineage(self.folder, self.recipe_name, self.recipe, corpus, key=self.options.key)
+        lines = [{name: _finite(value) for name, value in entry.items()} for entry in log]
+        page = Page(
+            name=self.folder.name,
+            description=self.recipe.description,
+            evaluation=evaluation,
+            samples=samples,
+            lineage=lineage,
+            log=lines,
+        )
         return Records(
             card=trained_card(self.folder.name, self.recipe_name, self.recipe, evaluation),
             evaluation=evaluation,
-            samples=[asdict(sample) for sample in samples],
-            lineage=trained_lineage(self.folder, self.recipe_name, self.recipe, corpus),
-            canary_prompt=max(held_out, key=len),
+            samples=samples,
+            lineage=lineage,
+            canary_prompt=_canary_prompt(prepared, corpus),
+            postprocess=Pipeline(self.recipe.postprocess).as_document(),
+            likelihoods=likelihoods_record(documents_sha256(corpus.held_out), after.measured.documents),
+            training_log=lines,
+            page=report_page(page),
         )
 
-    def _publish(
-        self, lease: Lease, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, records: Records
-    ) -> Path:
-        reason = f"recipe {self.recipe_name}: {records.evaluation['after']['bits_per_byte']:.3f} bits per byte"
-        check = self.interruption.check
-        return publish_version(self.folder, lease, model, tokenizer, records, reason=reason, check=check)
+    def _publish(self, lease: Lease, prepared: Prepared, records: Records, verdict: Verdict) -> Path:
+        after = records.evaluation["after"]["bits_per_byte"]
+        return publish_version(
+            self.folder,
+            lease,
+            prepared.model,
+            prepared.tokenizer,
+            records,
+            reason=f"recipe {self.recipe_name}: {after:.3f} bits per byte; {verdict.summary}",
+            alias=CHAMPION if verdict.accepted else CANDIDATE,
+            check=self.interruption.check,
+        )
 
 
-def _as_scored(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """Each text between two end-of-text tokens: what it is conditioned on, and the EOS that is to be predicted."""
-    ends: int = tokenizer.eos_token_id
-    return [[ends, *ids, ends] for ids in encode(tokenizer.backend_tokenizer, texts)]
+def _canary_prompt(prepared: Prepared, corpus: Corpus) -> list[int]:
+    longest = max(corpus.held_out, key=lambda document: len(document.text))
+    ids: list[int] = prepared.tokenizer.backend_tokenizer.encode(longest.text, add_special_tokens=False).ids
+    return [prepared.end_of_text, *ids]
 
 
-def _evaluation(corpus: Corpus, before: Likelihood, after: Likelihood, xz: float) -> dict[str, Any]:
+def _finite(value: Any) -> Any:
+    return finite_or_none(value) if isinstance(value, float) else value
+
+
+def _evaluation(corpus: Corpus, contest: Contest, after: Outcome, verdict: Verdict, xz: float) -> dict[str, Any]:
     return {
         "measured": True,
         "data": {
@@ -165,11 +299,9 @@ def _evaluation(corpus: Corpus, before: Likelihood, after: Likelihood, xz: float
             "held_out_documents": len(corpus.held_out),
             "held_out_bytes": corpus.held_out_bytes,
         },
-        "before": _as_numbers(before),
-        "after": _as_numbers(after),
+        "before": model_record(contest.before.measured),
+        "champion": model_record(contest.champion.measured) if contest.champion else None,
+        "after": model_record(after.measured),
+        "verdict": verdict.as_dict(),
         "xz_bits_per_byte": xz,
     }
-
-
-def _as_numbers(value: Likelihood) -> dict[str, float]:
-    return {**asdict(value), "perplexity": value.perplexity, "bits_per_byte": value.bits_per_byte}

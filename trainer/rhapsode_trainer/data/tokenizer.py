@@ -1,7 +1,6 @@
 """A byte-level BPE tokenizer learned from the training documents alone."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -22,27 +21,3 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
-
-
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text, without any special token."""
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-
-
-def random_encoder(tokenizer: Tokenizer, texts: Sequence[str], dropout: float) -> Callable[[], list[list[int]]]:
-    """A function that encodes `texts` anew at every call, skipping each merge with probability `dropout`."""
-
-    def encode_once() -> list[list[int]]:
-        with _merge_dropout(tokenizer, dropout):
-            return encode(tokenizer, texts)
-
-    return encode_once
-
-
-@contextmanager
-def _merge_dropout(tokenizer: Tokenizer, dropout: float) -> Iterator[None]:
-    tokenizer.model.dropout = dropout or None
-    try:
-        yield
-    finally:
-        tokenizer.model.dropout = None

@@ -1,1 +1,1 @@
-"""Measuring a model: exact likelihood, what a compressor reaches, samples to read."""
+"""Measuring a model: exact likelihood with intervals, what a compressor reaches, samples to read and to measure."""

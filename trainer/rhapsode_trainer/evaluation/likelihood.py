@@ -5,7 +5,6 @@
 Shapes: B windows in a batch, T tokens of the longest window, V vocabulary.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,27 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from .scores import Likelihood, total
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Likelihood:
-    """Negative log-likelihood in nats of `tokens` predicted tokens that stand for `bytes` bytes of text.
-
-    The token that ends a document is predicted and counted as a token; it stands for no bytes.
-    """
-
-    nats: float
-    tokens: int
-    bytes: int
-
-    @property
-    def perplexity(self) -> float:
-        """Per token; of use only between models that share a tokenizer. NaN stays NaN; too large is infinity."""
-        mean = self.nats / self.tokens
-        return math.inf if mean > 700 else math.exp(mean)
-
-    @property
-    def bits_per_byte(self) -> float:
-        return self.nats / math.log(2) / self.bytes
+__all__ = ["Likelihood", "Window", "score_documents", "split_windows", "total"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +27,24 @@ class Window:
     first: int
 
 
-def split_windows(document: int, ids: Sequence[int], context: int, stride: int) -> Iterator[Window]:
-    """Covers every token of `ids` but the first exactly once as a target, with at most `context` inputs a window.
+def split_windows(
+    document: int, ids: Sequence[int], context: int, stride: int, first_target: int = 1
+) -> Iterator[Window]:
+    """Covers every token of `ids` from `first_target` on exactly once as a target, with at most `context` inputs a
+    window.
 
     A further window begins `stride` tokens later, so all its targets but the first window's see at least
-    `context - stride` tokens.
+    `context - stride` tokens. How much a target sees depends on its place alone, not on `first_target`.
     """
     assert 1 <= stride <= context
-    start, scored = 0, 1
+    assert first_target >= 1
+    start, scored = 0, first_target
     while scored < len(ids):
-        end = min(start + context + 1, len(ids))
-        yield Window(document=document, ids=ids[start:end], first=scored - start)
-        start, scored = start + stride, end
+        if scored - start <= context:
+            end = min(start + context + 1, len(ids))
+            yield Window(document=document, ids=ids[start:end], first=scored - start)
+            scored = end
+        start += stride
 
 
 def score_documents(
@@ -68,12 +55,19 @@ def score_documents(
     context: int,
     stride: int,
     batch_size: int,
+    first_targets: Sequence[int] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[Likelihood]:
     """One Likelihood for each document: `documents` are ids that begin with the token that everything is conditioned
-    on and end with EOS, `sizes` the bytes of their texts. `check` is called before each batch and may raise."""
+    on and end with EOS, `sizes` the bytes of their texts. With `first_targets`, what stands before that index of a
+    document (a prompt) is context only. `check` is called before each batch and may raise."""
+    firsts = [1] * len(documents) if first_targets is None else first_targets
     stride = min(stride, context)
-    windows = [window for index, ids in enumerate(documents) for window in split_windows(index, ids, context, stride)]
+    windows = [
+        window
+        for index, (ids, first) in enumerate(zip(documents, firsts, strict=True))
+        for window in split_windows(index, ids, context, stride, first)
+    ]
     windows.sort(key=lambda window: len(window.ids))  # rows of like length: little padding
     nats = [0.0] * len(documents)
     model.eval()
@@ -83,18 +77,9 @@ def score_documents(
         for window, value in zip(batch, _window_nats(model, batch), strict=True):
             nats[window.document] += value
     return [
-        Likelihood(nats=value, tokens=len(ids) - 1, bytes=size)
-        for value, ids, size in zip(nats, documents, sizes, strict=True)
+        Likelihood(nats=value, tokens=len(ids) - first, bytes=size)
+        for value, ids, first, size in zip(nats, documents, firsts, sizes, strict=True)
     ]
-
-
-def total(parts: Sequence[Likelihood]) -> Likelihood:
-    """The likelihood of all documents together."""
-    return Likelihood(
-        nats=math.fsum(part.nats for part in parts),
-        tokens=sum(part.tokens for part in parts),
-        bytes=sum(part.bytes for part in parts),
-    )
 
 
 @torch.no_grad()
@@ -103,7 +88,9 @@ def _window_nats(model: PreTrainedModel, windows: Sequence[Window]) -> list[floa
     device = model.device
     # Padding stands on the right, where causal attention never looks, so no mask is needed.
     logits_BTV = model(input_ids=inputs_BT.to(device), use_cache=False).logits.float()
-    losses_BT = cross_entropy(logits_BTV.transpose(1, 2), targets_BT.to(device), ignore_index=-100, reduction="none")
+    losses_BT = cross_entropy(
+        logits_BTV.flatten(0, 1), targets_BT.to(device).flatten(), ignore_index=-100, reduction="none"
+    ).view_as(targets_BT)
     sums: list[float] = losses_BT.double().sum(dim=1).tolist()
     return sums
 

@@ -10,22 +10,29 @@ from typing import Any
 from rhapsode_contract.model_directory import ModelFolder
 
 from ..config import Recipe
-from ..data.documents import Corpus
+from ..data.corpus import Corpus
 
 _PACKAGES = ("rhapsode-trainer", "rhapsode-contract", "torch", "transformers", "tokenizers", "datasets", "accelerate")
 
 
-def trained_lineage(folder: ModelFolder, recipe_name: str, recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
-    """The lineage of a version that a recipe made."""
+def trained_lineage(
+    folder: ModelFolder, recipe_name: str, recipe: Recipe, corpus: Corpus, *, key: str
+) -> dict[str, Any]:
+    """The lineage of a version that a recipe made; `key` is the identity of the run."""
     return {
         **_common(folder),
+        "key": key,
         "recipe": recipe_name,
         "config": recipe.as_dict(),
         "seeds": {"run": recipe.seed, "split": recipe.data.split_salt, "sample": recipe.sample.seed},
         "data": {
-            "path": recipe.data.path,
-            "sha256": corpus.sha256,
-            "documents": {"train": len(corpus.train), "held_out": len(corpus.held_out)},
+            "files": dict(corpus.files),
+            "skipped": dict(corpus.skipped),
+            "documents": {
+                "train": len(corpus.train),
+                "validation": len(corpus.validation),
+                "held_out": len(corpus.held_out),
+            },
         },
     }
 

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rhapsode_contract.model_directory import Lease, ModelFolder, publish
+from rhapsode_contract.postprocess import Pipeline
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .actor import actor
@@ -25,6 +26,10 @@ class Records:
     samples: Sequence[Mapping[str, Any]]
     lineage: Mapping[str, Any]
     canary_prompt: Sequence[int]
+    postprocess: Mapping[str, Any] = field(default_factory=Pipeline(()).as_document)
+    likelihoods: Mapping[str, Any] | None = None
+    training_log: Sequence[Mapping[str, Any]] = ()
+    page: str = ""
 
 
 def publish_version(
@@ -35,12 +40,13 @@ def publish_version(
     records: Records,
     *,
     reason: str,
+    alias: str = "champion",
     check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Publishes and returns the folder of the new version, which is the champion from then on.
+    """Publishes and returns the folder of the new version, for which `alias` stands from then on.
 
     The weights keep their dtype in the files; `model` itself ends up on the CPU in fp32, for the canary. `check` is
-    called where publishing can still be left and may raise: then, and on LoadCheckError, the champion has not moved.
+    called where publishing can still be left and may raise: then, and on LoadCheckError, no alias has moved.
     """
     dtype = str(model.dtype).removeprefix("torch.")
 
@@ -49,8 +55,10 @@ def publish_version(
         check()
 
     def load_check(version: Path) -> None:
-        check_in_fresh_process(version)
-        check()
+        try:
+            check_in_fresh_process(version)
+        finally:
+            check()  # Ctrl-C ends the fresh process too: then that is the cause to report
 
     version = publish(
         folder,
@@ -61,6 +69,7 @@ def publish_version(
         actor=actor(),
         reason=reason,
         load_check=load_check,
+        alias=alias,
     )
     return folder.version_path(version)
 
@@ -72,12 +81,22 @@ def _write(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     (path / "README.md").write_text(records.card, encoding="utf-8")
     _write_json(path / "evaluation.json", {"schema_version": SCHEMA_VERSION, **records.evaluation})
     _write_json(path / "lineage.json", {"schema_version": SCHEMA_VERSION, **records.lineage})
-    _write_json(path / "postprocess.json", {"schema_version": SCHEMA_VERSION, "steps": []})
+    _write_json(path / "postprocess.json", records.postprocess)
+    if records.likelihoods is not None:
+        _write_json(path / "likelihoods.json", {"schema_version": SCHEMA_VERSION, **records.likelihoods})
+    if records.page:
+        (path / "report.html").write_text(records.page, encoding="utf-8")
+    if records.training_log:
+        _write_lines(path / "training_log.jsonl", records.training_log)
     _write_json(path / "canary.json", canary.as_dict())
-    lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in records.samples]
-    (path / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+    _write_lines(path / "samples.jsonl", records.samples)
     for file in path.rglob("*"):  # safetensors writes files that only their owner may read; servers are other users
         file.chmod(0o755 if file.is_dir() else 0o644)
+
+
+def _write_lines(path: Path, documents: Sequence[Mapping[str, Any]]) -> None:
+    lines = [json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n" for document in documents]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ def build_model(
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"model: {error}") from None
-    model.generation_config = _generation(generation, ids)
+    model.generation_config = generation_config(generation, **ids)
     return model
 
 
@@ -40,7 +40,8 @@ def _configuration(architecture: Mapping[str, Any], **facts: int | None) -> Any:
         raise ConfigError(f"model: {error}") from None
 
 
-def _generation(options: Mapping[str, Any], ids: Mapping[str, int | None]) -> GenerationConfig:
+def generation_config(options: Mapping[str, Any], **ids: int | None) -> GenerationConfig:
+    """What a recipe says about generation, and the token ids. Raises ConfigError, naming the setting."""
     known = GenerationConfig().to_dict()
     for name in options:
         if name not in known:

@@ -1,96 +1,98 @@
 """Training with `transformers.Trainer`, its traps removed."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import datasets
-import torch
-from transformers import (
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    default_data_collator,
-)
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedModel, TrainingArguments, default_data_collator
+from transformers.trainer_utils import unwrap_peft_model
 
-from ..config import TrainingConfig
-from ..errors import ConfigError
+from ..budget import Budget
+from ..checkpoints import Checkpoints
 from ..interruption import Interruption
+from .arguments import half_precision, rows_needed, rows_per_step, training_arguments
+from .loop import EpochEnd, Hooks, Loop
 from .muon import Muon, parameter_groups
 from .progress import Reporter
+from .saving import Saving
 
-# Evaluation, saving and reporting are ours, and the plan of rows is already shuffled.
-_FIXED: Mapping[str, Any] = {
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-    "train_sampling_strategy": "sequential",
-    "logging_nan_inf_filter": False,
-}
+__all__ = ["half_precision", "rows_needed", "rows_per_step", "train", "training_arguments"]
 
-
-def training_arguments(config: TrainingConfig, *, seed: int, output_dir: Path) -> TrainingArguments:
-    """The recipe's arguments beside those that a run depends on. Raises ConfigError, naming the field."""
-    known = {field.name for field in fields(TrainingArguments) if field.init}
-    taken = {*_FIXED, "seed", "output_dir", "dataloader_pin_memory"}
-    for name in config.arguments:
-        if name not in known or name in taken:
-            raise ConfigError(
-                f"training.arguments.{name}: not an argument of TrainingArguments that a recipe can choose"
-            )
-    fixed = {**_FIXED, "seed": seed, "output_dir": str(output_dir), "dataloader_pin_memory": torch.cuda.is_available()}
-    try:
-        return TrainingArguments(**fixed, **config.arguments)
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"training.arguments: {error}") from None
-
-
-def rows_needed(arguments: TrainingArguments) -> int:
-    """How many rows the fixed number of steps consumes."""
-    return int(arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps)
+Rows = Iterable[Mapping[str, Any]]  # a datasets.Dataset is one
 
 
 def train(
     model: PreTrainedModel,
-    rows: Iterable[Mapping[str, list[int]]],
+    rows: Rows,
     arguments: TrainingArguments,
     *,
     optimizer: str,
     report: Reporter,
     interruption: Interruption,
+    checkpoints: Checkpoints | None = None,
+    saving: Saving | None = None,
+    budget: Budget | None = None,
+    epoch_ends: Sequence[int] = (),
+    on_epoch_end: EpochEnd | None = None,
 ) -> list[dict[str, float]]:
-    """Trains `model` in place on packed rows and returns the log. Raises Interrupted, with the model half trained."""
-    trainer = make_trainer(model, rows, arguments, optimizer)
-    trainer.add_callback(_Watch(report, interruption))
-    trainer.train()
+    """Trains `model` in place on the rows of the whole run, in their order, and returns the log.
+
+    Goes on from the newest of `checkpoints`, which must be those of the same rows and arguments, and leaves one at the
+    end. After each step in `epoch_ends` `on_epoch_end` gets the number of the epoch (from 1); what it returns is logged
+    beside `epoch_end`. With a `budget` there may be fewer steps than `arguments.max_steps`.
+
+    Raises Interrupted after a signal, once a checkpoint is saved, CheckpointError and ConfigError.
+    """
+    if checkpoints is not None:  # a step is so many rows of the plan only while it consumes the same number of them
+        checkpoints = replace(checkpoints, key=f"{checkpoints.key}, {rows_per_step(arguments)} rows a step")
+    hooks = Hooks(
+        report=report,
+        interruption=interruption,
+        checkpoints=checkpoints,
+        saving=saving or Saving(),
+        budget=budget,
+        epoch_ends=epoch_ends,
+        on_epoch_end=on_epoch_end,
+    )
+    loop = make_trainer(model, rows, arguments, optimizer, hooks)
+    loop.run()
     interruption.check()
     # Trainer switches the cache off for training and would leave that in the configuration that is published.
     model.config.use_cache = True
-    return trainer.state.log_history
+    return loop.state.log_history
 
 
 def make_trainer(
-    model: PreTrainedModel, rows: Iterable[Mapping[str, list[int]]], arguments: TrainingArguments, optimizer: str
-) -> Trainer:
+    model: PreTrainedModel, rows: Rows, arguments: TrainingArguments, optimizer: str, hooks: Hooks | None = None
+) -> Loop:
     """A Trainer whose loss is exact: GPT-2 and others get no loss type by their class name, and then Trainer counts a
     target too many in each row. Rows carry no attention mask: with one, packed documents would see each other."""
-    model.loss_type = "ForCausalLM"
+    bare: Any = unwrap_peft_model(model)
+    bare.loss_type = "ForCausalLM"
     model.config.use_cache = False
-    trainer = Trainer(
+    return Loop(
+        hooks or Hooks(),
         model=model,
         args=arguments,
-        train_dataset=datasets.Dataset.from_list([dict(row) for row in rows]),
+        train_dataset=_whole_steps(rows, arguments).with_format("torch"),
         data_collator=default_data_collator,
         optimizers=(_muon(model, arguments) if optimizer == "muon" else None, None),
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+
+
+def _whole_steps(rows: Rows, arguments: TrainingArguments) -> datasets.Dataset:
+    """The rows, and as many without targets as the last step lacks: several processes would fill it with first rows."""
+    plan = rows if isinstance(rows, datasets.Dataset) else datasets.Dataset.from_list([dict(row) for row in rows])
+    missing = rows_needed(arguments) - len(plan)
+    assert missing < rows_per_step(arguments), "the rows of the whole run"
+    if missing <= 0:
+        return plan
+    last = plan.with_format(None)[-1]
+    filler = datasets.Dataset.from_list(
+        [{**last, "labels": [-100] * len(last["labels"])}] * missing, features=plan.features
+    )
+    return datasets.concatenate_datasets([plan, filler])
 
 
 def _muon(model: PreTrainedModel, arguments: TrainingArguments) -> Muon:
@@ -100,19 +102,3 @@ def _muon(model: PreTrainedModel, arguments: TrainingArguments) -> Muon:
         betas=(arguments.adam_beta1, arguments.adam_beta2),
         eps=arguments.adam_epsilon,
     )
-
-
-class _Watch(TrainerCallback):
-    """Reports each step and ends training at the step in which a signal arrives."""
-
-    def __init__(self, report: Reporter, interruption: Interruption) -> None:
-        self._report = report
-        self._interruption = interruption
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        losses = [entry["loss"] for entry in state.log_history[-1:] if "loss" in entry]
-        self._report(state.global_step, losses[-1] if losses else None)
-        if self._interruption.requested:
-            control.should_training_stop = True

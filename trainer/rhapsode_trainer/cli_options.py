@@ -1,0 +1,21 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rhapsode_contract.model_directory import ModelDirectory, ModelFolder
+
+from .errors import ConfigError
+
+Models = Annotated[Path, typer.Option(help="The model directory.", envvar="RHAPSODE_MODELS")]
+Name = Annotated[str, typer.Option(help="Name of the model in the model directory.")]
+Model = Annotated[str, typer.Argument(help="Name of the model in the model directory.", metavar="NAME")]
+
+
+def model_folder(models: Path, name: str) -> ModelFolder:
+    """Raises ConfigError for a name that no model can have."""
+    try:
+        return ModelDirectory(models).model(name)
+    except ValueError as error:
+        raise ConfigError(f"NAME: {error}") from None
