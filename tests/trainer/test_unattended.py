@@ -134,3 +134,50 @@ def test_versions_can_be_looked_at_compared_and_moved(
     assert sheet.code == 0
     assert (tmp_path / "sheet" / "sheet.html").is_file()
     assert cli("gc", "poems", "--keep", "1", *models).code == 0
+
+
+def test_a_version_can_be_reproduced(
+    run: Callable[..., Any], cli: Callable[..., Any], model: Any, tmp_path: Path
+) -> None:
+    assert run("--set=training.arguments.logging_steps=1").code == 0
+    again = cli("reproduce", model.version_path(1), "--work-dir", tmp_path / "again")
+    assert (again.code, again.err) == (0, "")
+    assert "same loss curve: 4 steps, largest difference 0" in again.out
+    assert model.versions() == [1]
+    log = model.version_path(1) / "training_log.jsonl"
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    entries[2]["loss"] += 0.25
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    other = cli("reproduce", model.version_path(1), "--work-dir", tmp_path / "again")
+    assert other.code == 1
+    assert "another loss curve: 0.25 nats per token apart at step 3" in other.out
+
+
+def test_a_sweep_searches_and_trains_the_winner(
+    run: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path, tiny_run: list[str], model: Any
+) -> None:
+    space = "search={training.arguments.learning_rate: {low: 0.0001, high: 0.01, log: true}}"
+    folders = ["--models", tmp_path / "models", "--work-dir", tmp_path / "work", "--name", "poems"]
+    outcome = cli(
+        "sweep", "quickstart", *folders, *tiny_run, "--trials", "3", "--set=data.validation=0.1", f"--set={space}"
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [f"trial {number}:" in outcome.out for number in (1, 2, 3)] == [True] * 3
+    lineage = json.loads((model.version_path(1) / "lineage.json").read_text())
+    assert 0.0001 <= lineage["config"]["training"]["arguments"]["learning_rate"] <= 0.01
+    without = cli("sweep", "quickstart", *folders, *tiny_run)
+    assert without.code == 2
+    assert (
+        without.err
+        == "rhapsode-train: search: a sweep needs the fields to search and validation documents in the recipe\n"
+    )
+
+
+def test_progress_for_programs(run: Callable[..., Any], tmp_path: Path) -> None:
+    outcome = run("--log-format", "json", "--textfile", tmp_path / "train.prom")
+    assert outcome.code == 0
+    events = [json.loads(line) for line in outcome.out.splitlines()]
+    phases = list(dict.fromkeys(event["phase"] for event in events))
+    assert phases[-1] == "published"
+    assert {"prepare", "tokenise", "train", "publish"} <= set(phases)
+    assert 'rhapsode_train_phase{phase="published"} 1' in (tmp_path / "train.prom").read_text()

@@ -13,9 +13,16 @@ Name = Annotated[str, typer.Option(help="Name of the model in the model director
 Model = Annotated[str, typer.Argument(help="Name of the model in the model directory.", metavar="NAME")]
 
 
-def model_folder(models: Path, name: str) -> ModelFolder:
+def model_folder(models: Path, name: str, *, option: str = "NAME") -> ModelFolder:
     """Raises ConfigError for a name that no model can have."""
     try:
         return ModelDirectory(models).model(name)
     except ValueError as error:
-        raise ConfigError(f"NAME: {error}") from None
+        raise ConfigError(f"{option}: {error}") from None
+
+
+def make_directory(option: str, path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot write to {path}: {error.strerror}") from None

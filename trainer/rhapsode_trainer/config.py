@@ -20,6 +20,7 @@ from .data.settings import require as _require
 from .errors import ConfigError
 from .gate import GateConfig
 from .lora import LoraSettings
+from .sweep import parse_space
 
 _RECIPES = "recipes"
 
@@ -120,7 +121,8 @@ class SampleConfig:
 class Recipe:
     """Everything that decides what a run does.
 
-    Either `base` is trained further, or a model is made from `model` and a tokenizer from `tokenizer`.
+    Either `base` is trained further, or a model is made from `model` and a tokenizer from `tokenizer`. `search` says
+    what a sweep tries for which field: {low, high, log} or {choices}.
     """
 
     description: str
@@ -137,6 +139,7 @@ class Recipe:
     model: Mapping[str, Any] | None = None
     postprocess: tuple[str, ...] = ()
     lora: LoraSettings | None = None
+    search: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "is not an unsigned 32-bit number")
@@ -147,6 +150,8 @@ class Recipe:
         else:
             _require(self.model is None, "model", self.model, "is given, and base too")
             _require(self.tokenizer is None, "tokenizer", self.tokenizer, "is given, and base has its own")
+        if self.search is not None:
+            parse_space(self.search)
         try:
             Pipeline(self.postprocess)
         except ValueError as error:

@@ -1,7 +1,7 @@
 """`rhapsode-train run`: prepare, tokenise, train, evaluate, judge, publish; each phase timed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from .gate import Verdict, judge
 from .interruption import Interruption
 from .lora import attach, merge, save_adapter
 from .measuring import Measuring
+from .options import Options
 from .plan import Plan, plan_training
 from .preparing import Prepared, prepare
 from .publish.card import trained_card
@@ -53,16 +54,6 @@ class Result:
     samples: tuple[Sample, Sample]
     verdict: Verdict
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the command line says beside the recipe. `key` is the identity of the run."""
-
-    key: str
-    force: bool = False
-    feedback_dir: Path | None = None
-    max_minutes: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +120,32 @@ class Run:
             verdict=verdict,
             seconds=self.seconds,
         )
+
+    def try_out(self, report: Callable[[int, float], None]) -> float:
+        """Trains and returns the bits per byte on the validation documents; after each epoch `report` gets them too,
+        and may raise. Publishes nothing."""
+        corpus = self._load()
+        prepared = prepare(self.recipe, corpus)
+        plan = self._plan(prepared, corpus)
+        measuring = Measuring(recipe=self.recipe, documents=corpus.held_out, check=self.interruption.check)
+
+        def validate(epoch: int) -> dict[str, float]:
+            value = total(measuring.score(prepared.model, prepared.tokenizer, corpus.validation)).bits_per_byte
+            report(epoch, value)
+            return {"validation_bits_per_byte": value}
+
+        log = train(
+            prepared.model,
+            plan.rows,
+            plan.arguments,
+            optimizer=self.recipe.training.optimizer,
+            report=lambda done, total, loss: None,
+            interruption=self.interruption,
+            epoch_ends=plan.epoch_ends or (plan.arguments.max_steps,),
+            on_epoch_end=validate,
+        )
+        values = [entry["validation_bits_per_byte"] for entry in log if "validation_bits_per_byte" in entry]
+        return values[-1]
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
