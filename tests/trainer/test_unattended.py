@@ -181,3 +181,22 @@ def test_progress_for_programs(run: Callable[..., Any], tmp_path: Path) -> None:
     assert phases[-1] == "published"
     assert {"prepare", "tokenise", "train", "publish"} <= set(phases)
     assert 'rhapsode_train_phase{phase="published"} 1' in (tmp_path / "train.prom").read_text()
+
+
+def test_two_processes_train_one_version(tmp_path: Path, tiny_run: list[str]) -> None:
+    """`accelerate launch` starts several processes on a CPU only if it takes them for GPUs."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    folders = ["--models", str(tmp_path / "models"), "--work-dir", str(tmp_path / "work"), "--name", "poems"]
+    command = [*launcher, "-m", "rhapsode_trainer", "run", "quickstart", *folders, *tiny_run]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Published: ") == 1
+    model = ModelDirectory(tmp_path / "models").model("poems")
+    assert model.aliases() == {"champion": 1}
+    verify_version(model.version_path(1))
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stdout.count("nothing new: version 1") == 1
+    assert model.versions() == [1]

@@ -11,10 +11,10 @@ import typer
 from rhapsode_contract.model_directory import Lease, ModelFolder
 from rich.console import Console
 
-from .cli_options import Models, Name, make_directory
+from .cli_options import Models, Name, make_directory, model_folder
 from .config import Recipe, load_recipe, recipe_from, recipe_names
 from .data.corpus import hash_inputs
-from .environment import prepare_libraries, silence_libraries
+from .environment import is_main, prepare_libraries, silence_libraries, world_size
 from .errors import ConfigError, DataError, GateRejected, Interrupted
 from .identity import identify, version_with_key
 from .interruption import Interruption, watch_signals
@@ -62,8 +62,12 @@ def run(
         raise ConfigError(f"--log-format: {log_format!r} is neither text nor json")
     console, stream = Console(stderr=log_format == "json"), sys.stdout if log_format == "json" else None
     resolved = load_recipe(recipe, overrides or ())
+    if not is_main():
+        _help_out(recipe, resolved, models, name, work_dir / name, max_minutes)
+        return
     with (
         watch_signals() as interruption,
+        _others_waiting() as begin,
         skipping_if_held(console),
         held_lease(models, name, interruption.check) as lease,
     ):
@@ -79,12 +83,52 @@ def run(
             textfile=textfile,
             stream=stream,
         )
+        begin()
         result = _execute(recipe, resolved, lease, work_dir / name, console, interruption, options)
         from .report import print_report
 
         print_report(console, result, models)
         if not result.verdict.accepted:
             raise GateRejected(f"{result.version} is kept as candidate: {result.verdict.summary}")
+
+
+@contextmanager
+def _others_waiting() -> Iterator[Callable[[], None]]:
+    """The other processes of a run wait to hear whether there is something to do; at the end of the block: no."""
+    begun = world_size() == 1
+
+    def say(go: bool) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            prepare_libraries()
+            from .training.processes import begin_together
+
+            begin_together(go)
+
+    try:
+        yield lambda: say(True)
+    finally:
+        say(False)
+
+
+def _help_out(
+    recipe_name: str, recipe: Recipe, models: Path, name: str, work_dir: Path, max_minutes: float | None
+) -> None:
+    """What every process but the main one does. The main one alone has the lease, writes, and speaks."""
+    with watch_signals() as interruption:
+        prepare_libraries()
+        from .training.processes import begin_together
+
+        if not begin_together(go=False):
+            return
+        options = Options(key=identify(recipe), max_minutes=max_minutes)
+        folder, console = model_folder(models, name), Console(quiet=True)
+        from .run import Run
+
+        silence_libraries()
+        status = Status(None, key=options.key)
+        Run(recipe_name, recipe, folder, work_dir, console, interruption, status, options).help_out()
 
 
 @jobs.command()

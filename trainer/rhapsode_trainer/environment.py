@@ -3,6 +3,16 @@
 import os
 
 
+def is_main() -> bool:
+    """Whether this is the process of the run that writes. Known before anything is loaded: every launcher sets RANK."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def prepare_libraries() -> None:
     """Call before transformers or datasets are imported. A run owns the terminal.
 

@@ -19,6 +19,7 @@ from .checkpoints import Checkpoints
 from .config import Recipe
 from .data.corpus import Corpus, load_corpus
 from .data.encoding import encode_documents
+from .environment import is_main
 from .evaluation.compression import xz_bits_per_byte
 from .evaluation.opponent import Opponent, find_opponent
 from .evaluation.record import Measured, documents_sha256, likelihoods_record, model_record
@@ -101,7 +102,7 @@ class Run:
         with self._phase("evaluate before"):
             contest = self._contest(prepared, corpus)
         with self._phase("train"):
-            log = self._train(prepared, plan, contest, corpus)
+            log = self._train(prepared, plan, contest.measuring, corpus)
         with self._phase("evaluate after"):
             after = self._measure_after(prepared, contest)
             verdict = self._judge(contest, after)
@@ -120,6 +121,14 @@ class Run:
             verdict=verdict,
             seconds=self.seconds,
         )
+
+    def help_out(self) -> None:
+        """What the other processes of a run do: the same steps of training, and nothing else."""
+        corpus = self._load()
+        prepared = prepare(self.recipe, corpus)
+        plan = self._plan(prepared, corpus)
+        measuring = Measuring(recipe=self.recipe, documents=corpus.held_out, check=self.interruption.check)
+        self._train(prepared, plan, measuring, corpus)
 
     def try_out(self, report: Callable[[int, float], None]) -> float:
         """Trains and returns the bits per byte on the validation documents; after each epoch `report` gets them too,
@@ -192,14 +201,14 @@ class Run:
         before = Outcome(measured=measured, samples=samples)
         return Contest(measuring=measuring, before=before, opponent=opponent, champion=champion)
 
-    def _train(self, prepared: Prepared, plan: Plan, contest: Contest, corpus: Corpus) -> list[dict[str, float]]:
+    def _train(self, prepared: Prepared, plan: Plan, measuring: Measuring, corpus: Corpus) -> list[dict[str, float]]:
         model: Any = prepared.model
         if self.recipe.lora is not None:
             torch.manual_seed(self.recipe.seed)
             model = attach(model, self.recipe.lora)
 
         def validate(epoch: int) -> dict[str, float]:
-            parts = total(contest.measuring.score(model, prepared.tokenizer, corpus.validation))
+            parts = total(measuring.score(model, prepared.tokenizer, corpus.validation))
             loss = parts.nats / parts.tokens
             self.console.print(f"epoch {epoch}: validation loss {loss:.4f}", highlight=False)
             return {"validation_loss": loss}
@@ -221,7 +230,8 @@ class Run:
                 on_epoch_end=validate if corpus.validation else None,
             )
         if self.recipe.lora is not None:
-            save_adapter(model, self.work_dir / "adapter")
+            if is_main():
+                save_adapter(model, self.work_dir / "adapter")
             prepared.model = merge(model)
             prepared.model.config.use_cache = True
         return log
@@ -233,7 +243,9 @@ class Run:
     def _budget(self, model: PreTrainedModel) -> Budget | None:
         if self.options.max_minutes is None:
             return None
-        reserve = reserve_seconds(evaluation=self.seconds["evaluate before"], model_bytes=4 * model.num_parameters())
+        reserve = reserve_seconds(
+            evaluation=self.seconds.get("evaluate before", 0.0), model_bytes=4 * model.num_parameters()
+        )
         return Budget(60 * self.options.max_minutes, reserve=reserve, started=self.started)
 
     def _measure_after(self, prepared: Prepared, contest: Contest) -> Outcome:

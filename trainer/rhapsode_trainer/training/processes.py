@@ -4,22 +4,15 @@ The main process alone writes: status, checkpoints, versions. The others help to
 signal, a clock) is a decision only once all have it, or some would wait for the others forever.
 """
 
-import os
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import distributed
 
+from ..environment import is_main, world_size
 
-def is_main() -> bool:
-    """Whether this is the process that writes. Known before anything is loaded: every launcher sets RANK."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def world_size() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+__all__ = ["Processes", "begin_together", "is_main", "world_size"]
 
 
 def begin_together(go: bool) -> bool:
