@@ -60,31 +60,37 @@ def run(
     """
     if log_format not in ("text", "json"):
         raise ConfigError(f"--log-format: {log_format!r} is neither text nor json")
-    console, stream = Console(stderr=log_format == "json"), sys.stdout if log_format == "json" else None
+    stream = sys.stdout if log_format == "json" else None
     resolved = load_recipe(recipe, overrides or ())
-    if not is_main():
-        _help_out(recipe, resolved, models, name, work_dir / name, max_minutes)
-        return
+    options = Options(
+        key=identify(resolved),
+        force=force,
+        feedback_dir=feedback_dir,
+        max_minutes=max_minutes,
+        textfile=textfile,
+        stream=stream,
+    )
+    if is_main():
+        _lead(recipe, resolved, models, name, work_dir / name, options)
+    else:
+        _help_out(recipe, resolved, models, name, work_dir / name, options)
+
+
+def _lead(recipe_name: str, recipe: Recipe, models: Path, name: str, work_dir: Path, options: Options) -> None:
+    """What the main process does, and the only one where there are no others."""
+    console = Console(stderr=options.stream is not None)
     with (
         watch_signals() as interruption,
         _others_waiting() as begin,
         skipping_if_held(console),
         held_lease(models, name, interruption.check) as lease,
     ):
-        key = identify(resolved)
-        if not force and (version := version_with_key(lease.folder, key)) is not None:
+        version = version_with_key(lease.folder, options.key)
+        if version is not None and not options.force:
             console.print(f"nothing new: version {version} was made of the same data, recipe and code", highlight=False)
             raise typer.Exit(0)
-        options = Options(
-            key=key,
-            force=force,
-            feedback_dir=feedback_dir,
-            max_minutes=max_minutes,
-            textfile=textfile,
-            stream=stream,
-        )
         begin()
-        result = _execute(recipe, resolved, lease, work_dir / name, console, interruption, options)
+        result = _execute(recipe_name, recipe, lease, work_dir, console, interruption, options)
         from .report import print_report
 
         print_report(console, result, models)
@@ -112,9 +118,7 @@ def _others_waiting() -> Iterator[Callable[[], None]]:
         say(False)
 
 
-def _help_out(
-    recipe_name: str, recipe: Recipe, models: Path, name: str, work_dir: Path, max_minutes: float | None
-) -> None:
+def _help_out(recipe_name: str, recipe: Recipe, models: Path, name: str, work_dir: Path, options: Options) -> None:
     """What every process but the main one does. The main one alone has the lease, writes, and speaks."""
     with watch_signals() as interruption:
         prepare_libraries()
@@ -122,7 +126,6 @@ def _help_out(
 
         if not begin_together(go=False):
             return
-        options = Options(key=identify(recipe), max_minutes=max_minutes)
         folder, console = model_folder(models, name), Console(quiet=True)
         from .run import Run
 
@@ -236,15 +239,14 @@ def _execute(
     options: Options,
 ) -> "Result":
     work = _run(recipe_name, recipe, lease.folder, work_dir, console, interruption, options)
-    with _final_phase(work.status):
+    with _last_phase_on_failure(work.status):
         result = work.execute(lease)
-        if not result.verdict.accepted:
-            work.status.phase("refused")
+    work.status.phase("published" if result.verdict.accepted else "refused")
     return result
 
 
 @contextmanager
-def _final_phase(status: Status) -> Iterator[None]:
+def _last_phase_on_failure(status: Status) -> Iterator[None]:
     """How the run ended, for whoever reads its status."""
     try:
         yield
@@ -257,4 +259,3 @@ def _final_phase(status: Status) -> Iterator[None]:
     except BaseException:
         status.phase("failed")
         raise
-    status.phase("published")
