@@ -1,3 +1,4 @@
+import csv
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from rhapsode_contract.model_directory import Lease, ModelDirectory
 from rhapsode_contract.model_directory import publish as publish_folder
+from rhapsode_trainer.data.tokenizer import train_tokenizer
 
 
 @pytest.fixture
@@ -89,3 +91,24 @@ def test_the_quick_commands_import_nothing_heavy(version: Path, tmp_path: Path) 
     )
     for arguments in (["--help"], ["verify", str(version)], ["list", "--models", str(tmp_path / "models")]):
         subprocess.run([sys.executable, "-c", program, *arguments], check=True, env=dict(os.environ))
+
+
+def test_a_blind_sheet_over_new_prompts_and_its_ratings(
+    cli: Callable[..., Any], make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    models, source, out, prompts = (tmp_path / name for name in ("models", "source", "sheet", "prompts.txt"))
+    make_model("gpt2").save_pretrained(source)
+    train_tokenizer(["a summer's day", "the moon and the sea"] * 50, 290).save_pretrained(source)
+    for _ in range(2):
+        assert cli("publish", source, "--name", "poems", "--models", models).code == 0
+    prompts.write_text("a summer's day\nthe moon\n")
+    options = ("--prompts", prompts, "--max-new-tokens", 6, "--out", out, "--models", models)
+    assert cli("rate", "export", "poems", 1, 2, *options).code == 0
+    rows = list(csv.DictReader((out / "sheet.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["prompt"] for row in rows] == ["a summer's day", "the moon"]
+    assert all(row["left"] == row["right"] for row in rows), "the same weights, the same seed"
+    rated, sheet = out / "rated.csv", rows[0]["sheet"]
+    rated.write_text(f"sheet,item,rater,choice\n{sheet},1,ann,left\n{sheet},2,ann,tie\n")
+    assert cli("rate", "import", out / "key.json", rated, "--models", models).code == 0
+    shown = " ".join(cli("compare", "poems", 1, 2, "--models", models).out.split())
+    assert "people preferred version 2 to 1" in shown

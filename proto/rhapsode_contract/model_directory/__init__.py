@@ -3,6 +3,7 @@
     <root>/<name>/<version>/       an immutable version; its MANIFEST.json lists and proves every other file
     <root>/<name>/aliases.json     {"champion": 12, "previous": 11}; replaced atomically
     <root>/<name>/history.jsonl    which alias moved, when, by whom and why
+    <root>/<name>/ratings.jsonl    what people said of pairs of versions
     <root>/<name>/.lease .staging/ .trash/
 
 A reader needs `ModelDirectory` and `verify_version` and trusts nothing that does not verify. A writer takes a `Lease`,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from .aliases import moved, read_aliases, write_aliases
 from .errors import NoSuchAlias, NoSuchModel, NoSuchVersion
-from .history import append_history, read_history
+from .history import append_history, append_record, read_records
 from .names import (
     ALIASES,
     HISTORY,
     MANIFEST,
+    RATINGS,
     STAGING,
     TRASH,
     check_alias,
@@ -23,6 +24,8 @@ from .names import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .lease import Lease
 
 
@@ -92,7 +95,16 @@ class ModelFolder:
 
     def history(self) -> list[dict[str, Any]]:
         """The moves of the aliases, oldest first: time, alias, from, to, actor, reason. Raises CorruptFile."""
-        return read_history(self.path / HISTORY)
+        return read_records(self.path / HISTORY)
+
+    def ratings(self) -> list[dict[str, Any]]:
+        """What people said of pairs of versions, oldest first. Raises CorruptFile."""
+        return read_records(self.path / RATINGS)
+
+    def add_rating(self, record: Mapping[str, Any], *, lease: Lease) -> None:
+        """Records durably what people said: versions never change, so it stands beside them. Raises LeaseLost."""
+        with lease.guard(self):
+            append_record(self.path / RATINGS, record)
 
     def set_alias(self, alias: str, version: int, *, lease: Lease, actor: str, reason: str) -> None:
         """Moves an alias; the champion that is replaced becomes `previous`. Where it stands already, nothing happens.

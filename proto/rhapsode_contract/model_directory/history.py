@@ -1,6 +1,7 @@
-"""history.jsonl: which alias moved, when, by whom and why; one JSON object a line, only ever appended to."""
+"""Files of JSON objects, one a line, only ever appended to; history.jsonl: which alias moved, when, by whom, why."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from . import files
 from .errors import CorruptFile
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of the file at `path`, oldest first; none when there is no file. Raises CorruptFile.
 
     A last line without its newline is one that a crash has torn, and is left out.
@@ -26,14 +27,19 @@ def append_history(
 ) -> None:
     """Records durably that `alias` has moved; `time` is UTC in ISO 8601, `from` null when the alias is new."""
     record = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "alias": alias,
         "from": from_version,
         "to": to_version,
         "actor": actor,
         "reason": reason,
     }
-    files.append_line(path, json.dumps(record).encode())
+    append_record(path, record)
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Adds a line durably, with the `time` before the rest: UTC in ISO 8601. One writer at a time."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    files.append_line(path, json.dumps({"time": time, **record}).encode())
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:

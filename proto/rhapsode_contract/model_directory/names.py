@@ -12,6 +12,7 @@ _TRASH_PATTERN = re.compile(r"([1-9][0-9]{0,17})-([0-9]{1,18})")
 MANIFEST = "MANIFEST.json"
 ALIASES = "aliases.json"
 HISTORY = "history.jsonl"
+RATINGS = "ratings.jsonl"
 LEASE = ".lease"
 STAGING = ".staging"
 TRASH = ".trash"

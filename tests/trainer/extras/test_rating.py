@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rhapsode_contract.model_directory import ModelDirectory, ModelFolder, NoSuchModel
+from rhapsode_trainer.commands.preferences import preference_line, read_preferences
 from rhapsode_trainer.errors import ConfigError, DataError
 from rhapsode_trainer.rating import Sheet, export_sheet, import_ratings, result
+from rhapsode_trainer.rating.drawing import read_prompts
 from rhapsode_trainer.rating.key import Key
+from rhapsode_trainer.rating.recording import record_rating
 
 PAIRS = [(f"prompt {number}", f"first text {number}", f"second text {number}") for number in range(1, 9)]
 VERSIONS = {"a": "poems 3", "b": "poems 4"}
@@ -240,3 +244,52 @@ def test_a_missing_library_is_named(sheet: Sheet, rate: Rate, monkeypatch: pytes
     assert import_ratings(sheet.key, [rate("ada", "abababab")])["agreement_alpha"] is None
     with pytest.raises(ConfigError, match=r"pip install 'rhapsode-trainer\[rating\]'"):
         import_ratings(sheet.key, [rate("ada", "abababab"), rate("ben", "bbababab")])
+
+
+@pytest.fixture
+def poems(tmp_path: Path) -> ModelFolder:
+    """A model with versions 3 and 4, as far as their names go."""
+    folder = ModelDirectory(tmp_path / "models").model("poems")
+    for version in ("3", "4"):
+        (folder.path / version).mkdir(parents=True)
+        (folder.path / version / "MANIFEST.json").write_text("{}")
+    return folder
+
+
+def test_the_record_stands_beside_the_versions_once(sheet: Sheet, rate: Rate, poems: ModelFolder) -> None:
+    record = import_ratings(sheet.key, [rate("ann", "bbbbbbba"), rate("bob", "bbbbbbat")])
+    for _ in range(2):
+        record_rating(ModelDirectory(poems.path.parent), record)
+    [kept] = poems.ratings()
+    assert kept.pop("time")
+    assert kept == json.loads(json.dumps(record))
+    more = import_ratings(sheet.key, [rate("ann", "bbbbbbba"), rate("bob", "bbbbbbat"), rate("eve", "aaaaaaaa")])
+    record_rating(ModelDirectory(poems.path.parent), more)
+    assert [kept["raters"] for kept in poems.ratings()] == [2, 3]
+
+
+def test_compare_shows_the_latest_ratings_of_a_sheet_from_either_side(
+    sheet: Sheet, rate: Rate, poems: ModelFolder
+) -> None:
+    for raters in ([rate("ann", "bbbbbbba")], [rate("ann", "bbbbbbba"), rate("bob", "bbbbbbat")]):
+        record_rating(ModelDirectory(poems.path.parent), import_ratings(sheet.key, raters))
+    [forward], [backward] = read_preferences(poems, 3, 4), read_preferences(poems, 4, 3)
+    assert (forward.won, forward.lost, forward.ties, forward.raters) == (6, 1, 1, 2)
+    assert (backward.won, backward.lost, backward.ties, backward.raters) == (1, 6, 1, 2)
+    assert forward.preferred == pytest.approx(6 / 7)
+    assert backward.preferred == pytest.approx(1 / 7)
+    assert backward.bounds == (1 - forward.bounds[1], 1 - forward.bounds[0])
+    assert "version 4 to 3 in 6 texts" in preference_line(forward).plain
+    assert read_preferences(poems, 3, 5) == []
+
+
+def test_a_sheet_whose_versions_are_elsewhere_is_refused(sheet: Sheet, rate: Rate, tmp_path: Path) -> None:
+    with pytest.raises(NoSuchModel):
+        record_rating(ModelDirectory(tmp_path), import_ratings(sheet.key, [rate("ann", "bbbbbbba")]))
+
+
+@pytest.mark.parametrize(("content", "complaint"), [(b"\n \n", "no prompts"), (b"\xff", "not UTF-8 at byte 0")])
+def test_a_file_of_prompts_without_any_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(DataError, match=complaint):
+        read_prompts(tmp_path / "prompts.txt")

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..evaluation.bootstrap import Interval, difference_interval
 from ..evaluation.record import flatten
 from ..publish.printable import printable
+from .preferences import Preference, preference_line, read_preferences
 from .records import VersionRecords, number, read_records
 
 _METRICS = {
@@ -74,6 +75,7 @@ class Comparison:
     difference: Interval | None
     settings: tuple[Setting, ...]
     samples: tuple[SamplePair, ...]
+    ratings: tuple[Preference, ...]
 
 
 def compare(folder: ModelFolder, a: int, b: int) -> Comparison:
@@ -87,6 +89,7 @@ def compare(folder: ModelFolder, a: int, b: int) -> Comparison:
         difference=_difference(first, second),
         settings=tuple(_settings(first, second)),
         samples=tuple(_samples(first, second)),
+        ratings=tuple(read_preferences(folder, a, b)),
     )
 
 
@@ -139,6 +142,7 @@ def _drawn(records: VersionRecords) -> dict[tuple[str, int, int], str]:
 def render_comparison(comparison: Comparison) -> Group:
     """Tables for the screen; every text of a model or a recipe is shown as it is, never as markup."""
     parts: list[RenderableType] = [_metric_table(comparison), _difference_line(comparison)]
+    parts += [preference_line(each) for each in comparison.ratings]
     if comparison.settings:
         parts.append(_setting_table(comparison))
     parts += [_sample_table(comparison, pair) for pair in comparison.samples]
