@@ -1,109 +1,96 @@
-"""A training job on a tiny model that tests kill. Importing takes seconds, so one process imports and forks each job.
+"""`rhapsode-train run` on a tiny model, for tests that kill it. Importing takes seconds: one process imports and forks.
 
-    trainer_job.py < JOBS
+    trainer_job.py < RUNS
 
-A line of standard input is a job: FOLDER FIFO CLOCK_OFFSET (seconds by which its clock is ahead). Standard output tells
-its process id, and its wait status once it is over. FIFO gets a line whenever a phase begins: `tokenise`, `train`,
-`checkpoint`, `train STEP` (that checkpoint is saved), `publish`, and `done`. Exit code 75: interrupted.
+A line of standard input is a run: FOLDER FIFO CLOCK_OFFSET (seconds by which its clock is ahead). Standard output tells
+its process id, and its wait status once it is over. FIFO gets a line whenever a phase begins, as `status.json` names
+them, and also `checkpoint` when one is begun and `saved STEP` when it is there. What it prints is in FOLDER/log.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from rhapsode_contract.model_directory import Lease, ModelFolder, lease, publish
+from rhapsode_contract.model_directory import lease
+from rhapsode_trainer import run as run_module
+from rhapsode_trainer.__main__ import main
 from rhapsode_trainer.checkpoints import Checkpoints
-from rhapsode_trainer.config import load_recipe
-from rhapsode_trainer.data.tokenizer import train_tokenizer
 from rhapsode_trainer.environment import prepare_libraries, silence_libraries
-from rhapsode_trainer.errors import Interrupted
-from rhapsode_trainer.identity import run_key, version_with_key
-from rhapsode_trainer.interruption import Interruption, watch_signals
-from rhapsode_trainer.publish.loading import load_model
-from rhapsode_trainer.training.model import build_model
-from rhapsode_trainer.training.saving import Saving
-from rhapsode_trainer.training.train import rows_needed, train, training_arguments
+from rhapsode_trainer.publish import load_check, version
+from rhapsode_trainer.status import Status
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.packing import pack
+assert run_module, "imported once, for all runs"
 
-RECIPE = load_recipe(
-    "quickstart",
-    [
-        *("model.n_embd=16", "model.n_head=2", "model.n_layer=1", "model.n_positions=32"),
-        *("training.arguments.max_steps=10", "training.arguments.per_device_train_batch_size=2"),
-    ],
-)
 TEXTS = [f"The {word} of {other},\nand the {other} of {word}s.\n" * 8 for word in ("sea", "sky") for other in "abcdef"]
+SETTINGS = [
+    *("model.n_embd=16", "model.n_head=2", "model.n_layer=1", "model.n_positions=32", "rows.block_size=16"),
+    *("training.arguments.max_steps=10", "training.arguments.per_device_train_batch_size=2"),
+    *("training.arguments.warmup_steps=1", "training.save_steps=2", "tokenizer.vocab_size=300"),
+    *("sample.max_new_tokens=4", "sample.count=1", "gate.tolerance=100", "gate.max_repetition=1", "gate.max_empty=1"),
+    *("evaluation.stride=16", "gate.min_words=0", "gate.canary_text=''"),
+]
 
 
-class Announcing(Checkpoints):
-    """Tells when a checkpoint is begun and when it is saved."""
+class Announcements:
+    """Tells the test what happens, by wrapping what a run calls."""
 
-    def save(self, step: int, write: Any) -> Path:
-        announce("checkpoint")
-        path = super().save(step, write)
-        announce(f"train {step}")
-        return path
+    def __init__(self, fifo: str) -> None:
+        self._fifo = os.open(fifo, os.O_WRONLY)
 
+    def say(self, line: str) -> None:
+        os.write(self._fifo, f"{line}\n".encode())
 
-def announce(line: str) -> None:
-    os.write(FIFO, f"{line}\n".encode())
+    def wrap(self) -> None:
+        phase, save = Status.phase, Checkpoints.save
 
+        def announced_phase(status: Status, name: str) -> None:
+            phase(status, name)
+            self.say(name.replace(" ", "-"))
 
-def job(path: Path, interruption: Interruption) -> None:
-    key = run_key(recipe=RECIPE.as_dict(), data={}, base=None)
-    folder, checkpoints = ModelFolder(path / "models/poems"), Announcing(path=path / "work/poems", key=key)
-    with Lease.acquire(folder, owner="job") as held:
-        if version_with_key(folder, key) is None:
-            announce("tokenise")
-            tokenizer = train_tokenizer(TEXTS, 300)
-            ids = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
-            model = build_model(RECIPE.model, RECIPE.generation, tokenizer, seed=0)
-            interruption.check()
-            announce("train")
-            train_model(model, ids, path, checkpoints, interruption)
-            announce("publish")
-            publish_model(folder, held, model, key, interruption)
-        checkpoints.clear()
-    announce("done")
+        def announced_save(checkpoints: Checkpoints, step: int, write: Callable[[Path], None]) -> Path:
+            self.say("checkpoint")
+            path = save(checkpoints, step, write)
+            self.say(f"saved {step}")
+            return path
 
-
-def train_model(model: Any, ids: list[list[int]], path: Path, checkpoints: Checkpoints, stop: Interruption) -> None:
-    arguments = training_arguments(RECIPE.training, seed=0, output_dir=path)
-    rows = pack(lambda: list(ids), end_of_text=0, block_size=16, rows=rows_needed(arguments), seed=0)
-    options: dict[str, Any] = {"optimizer": "muon", "checkpoints": checkpoints, "saving": Saving(steps=2)}
-    train(model, rows, arguments, report=lambda done, total, loss: None, interruption=stop, **options)
+        replacements: list[tuple[Any, str, Any]] = [
+            (Status, "phase", announced_phase),
+            (Checkpoints, "save", announced_save),
+            # In a process of its own it would import torch again, every time.
+            (version, "check_in_fresh_process", load_check.check),
+        ]
+        for owner, name, replacement in replacements:
+            setattr(owner, name, replacement)
 
 
-def publish_model(folder: ModelFolder, held: Lease, model: Any, key: str, interruption: Interruption) -> None:
-    def write(staging: Path) -> None:
-        model.save_pretrained(staging)
-        (staging / "lineage.json").write_text(json.dumps({"key": key}))
-        interruption.check()
-
-    def load(version: Path) -> None:
-        load_model(version, torch.float32)
-        interruption.check()
-
-    about = {"dtype": "float32", "parameter_count": model.num_parameters(), "actor": "job", "reason": "test"}
-    publish(folder, held, write=write, load_check=load, **about)
+def command(folder: Path) -> list[str]:
+    data = folder / "texts.jsonl"
+    if not data.exists():
+        folder.mkdir(exist_ok=True)
+        data.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    source = [f"data.sources=[{{path: {data}, format: jsonl}}]", "data.held_out=0.2"]
+    places = ["--name", "poems", "--models", str(folder / "models"), "--work-dir", str(folder / "work")]
+    return ["rhapsode-train", "run", "quickstart", *places, *(f"--set={each}" for each in (*source, *SETTINGS))]
 
 
 def run(path: str, fifo: str, clock_offset: str) -> int:
-    global FIFO
-    FIFO = os.open(fifo, os.O_WRONLY)
+    folder = Path(path)
+    sys.argv = command(folder)
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    Announcements(fifo).wrap()
     lease.time = SimpleNamespace(time=lambda: time.time() + float(clock_offset))
     try:
-        with watch_signals() as interruption:
-            job(Path(path), interruption)
-    except Interrupted as error:
-        return error.exit_code
+        main()
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
     return 0
 
 
