@@ -115,10 +115,12 @@ def test_packed_documents_do_not_see_each_other(kind: str, make_model: Callable[
     with torch.no_grad():
         together = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"]).logits[0]
         leaking = model(input_ids=inputs["input_ids"]).logits[0]
+        masked = model(**inputs | {"labels": None}, attention_mask=torch.ones_like(inputs["input_ids"])).logits[0]
         second, begin = (found[1], 11) if row["input_ids"][1] == 10 else (found[0], 8)
         alone = model(input_ids=torch.tensor([second.ids])).logits[0]
     torch.testing.assert_close(together[begin : begin + len(second.ids)], alone, rtol=0, atol=1e-5)
     assert (leaking[begin : begin + len(second.ids)] - alone).abs().max() > 1e-2, "the test can tell a leak"
+    assert (masked[begin : begin + len(second.ids)] - alone).abs().max() > 1e-2, "a stock collator's mask of ones leaks"
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
