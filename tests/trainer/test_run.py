@@ -58,6 +58,12 @@ def _check_lineage(lineage: dict[str, Any]) -> None:
     assert lineage["config"]["training"]["arguments"]["max_steps"] == 4
     assert sum(lineage["data"]["documents"].values()) == 709
     assert {"torch", "transformers", "rhapsode-trainer"} <= lineage["packages"].keys()
+    training = lineage["training"]
+    assert (training["steps"], training["loss"], training["attention"]) == (4, "chunked", "sdpa")
+    assert training["tokens_per_second"] > 0
+    assert 0 <= training["padding_share"] < 0.05
+    assert {"prepare", "tokenise", "evaluate before", "train", "evaluate after"} <= training["seconds"].keys()
+    assert training["mfu"] is None, "there is no peak of a CPU"
 
 
 def _check_screen(out: str, tmp_path: Path) -> None:

@@ -151,7 +151,12 @@ def test_orthogonalise_evens_out_the_singular_values(shape: tuple[int, ...]) -> 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"bogus": 1}, "bogus"), ({"report_to": "tensorboard"}, "report_to"), ({"seed": 3}, "seed")],
+    [
+        ({"bogus": 1}, "bogus"),
+        ({"report_to": "tensorboard"}, "report_to"),
+        ({"seed": 3}, "seed"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+    ],
 )
 def test_arguments_that_are_unknown_or_not_for_recipes_are_named(
     changes: dict[str, Any], field: str, tmp_path: Path
@@ -169,7 +174,11 @@ def test_arguments_that_are_unknown_or_not_for_recipes_are_named(
         ({"model_type": "gpt2", "n_embd": 16, "n_head": 3}, {}, "model: "),
         ({"model_type": "t5"}, {}, "model: "),
         ({"model_type": "gpt2", "n_embd": 16, "n_head": 2}, {"temprature": 1}, "generation.temprature"),
-        ({"model_type": "gpt2", "n_embd": 16, "n_head": 2}, {"top_p": 7}, "generation: "),
+        ({"model_type": "gpt2", "n_embd": 16, "n_head": 2}, {"top_p": 7}, "generation.top_p: 7"),
+        ({"model_type": "gpt2", "n_embd": 16, "n_head": 2}, {"temperature": "hot"}, "generation.temperature: 'hot'"),
+        ({"model_type": "gpt2", "n_layer": "abc"}, {}, "model: Validation error for field 'n_layer'"),
+        ({"model_type": "gpt2", "n_layer": -3}, {}, "model.n_layer: -3 is negative"),
+        ({"model_type": "gpt2", "n_head": 0}, {}, "model: "),
     ],
 )
 def test_a_wrong_architecture_is_named(model: dict[str, Any], generation: dict[str, Any], complaint: str) -> None:

@@ -58,7 +58,8 @@ class TrainingConfig:
 
     `optimizer` is `muon`, or `trainer` for the one that `TrainingArguments.optim` names (AdamW by default).
     A checkpoint is saved every `save_minutes`, and every `save_steps` if that is not 0. `mixed_precision` is bf16, or
-    fp16 on older CUDA devices; on a CPU it is float32.
+    fp16 on older CUDA devices; on a CPU it is float32. `compile` runs the layers through torch.compile: `always`,
+    `never`, or on CUDA where the run is long enough for that (`auto`).
     """
 
     optimizer: str
@@ -67,8 +68,10 @@ class TrainingConfig:
     save_minutes: float = 10.0
     save_steps: int = 0
     mixed_precision: bool = False
+    compile: str = "auto"
 
     def __post_init__(self) -> None:
+        _require(self.compile in ("auto", "never", "always"), "compile", self.compile, "is not auto, never or always")
         _require(self.optimizer in ("muon", "trainer"), "optimizer", self.optimizer, "is neither muon nor trainer")
         _require(self.epochs >= 0, "epochs", self.epochs, "is negative")
         _require(self.save_steps >= 0, "save_steps", self.save_steps, "is negative")

@@ -15,12 +15,14 @@ from .training.arguments import half_precision, rows_needed, rows_per_step, trai
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`epoch_ends` are steps; `padding_share` is the share of all places that hold padding."""
+    """`epoch_ends` are steps; `padding_share` is the share of all places that hold padding. `tokens_per_step` counts
+    the other places, on the average of all steps."""
 
     rows: Sequence[Row]
     arguments: TrainingArguments
     epoch_ends: tuple[int, ...]
     padding_share: float
+    tokens_per_step: float
 
 
 def plan_training(recipe: Recipe, encode: Callable[[], list[Encoded]], *, pad: int, output_dir: Path) -> Plan:
@@ -38,11 +40,13 @@ def plan_training(recipe: Recipe, encode: Callable[[], list[Encoded]], *, pad: i
     rows = [row for one in passes for row in one][: rows_needed(arguments)]
     ends = [-(-total // per_step) for total in accumulate(len(one) for one in passes)]
     places = sum(len(one) * one.block_size for one in passes)
+    padding_share = 1 - sum(one.tokens for one in passes) / places
     return Plan(
         rows=rows,
         arguments=arguments,
         epoch_ends=tuple(end for end in ends if end <= arguments.max_steps),
-        padding_share=1 - sum(one.tokens for one in passes) / places,
+        padding_share=padding_share,
+        tokens_per_step=len(rows) * recipe.rows.block_size * (1 - padding_share) / arguments.max_steps,
     )
 
 

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rhapsode_contract.model_directory import Lease, ModelFolder
-from rhapsode_contract.postprocess import Pipeline
 from rich.console import Console
 from transformers import PreTrainedModel
 
@@ -19,12 +18,11 @@ from .checkpoints import Checkpoints
 from .config import Recipe
 from .data.corpus import Corpus, load_corpus
 from .data.encoding import encode_documents
-from .environment import is_main
+from .environment import is_main, world_size
 from .evaluation.compression import xz_bits_per_byte
-from .evaluation.opponent import Opponent, find_opponent
-from .evaluation.record import Measured, documents_sha256, likelihoods_record, model_record
+from .evaluation.opponent import find_opponent
 from .evaluation.samples import Sample
-from .evaluation.scores import Likelihood, finite_or_none, total
+from .evaluation.scores import Likelihood, total
 from .gate import Verdict, judge
 from .interruption import Interruption
 from .lora import attach, merge, save_adapter
@@ -32,13 +30,13 @@ from .measuring import Measuring
 from .options import Options
 from .plan import Plan, plan_training
 from .preparing import Prepared, prepare
-from .publish.card import trained_card
 from .publish.lineage import trained_lineage
-from .publish.page import Page, report_page
 from .publish.version import Records, publish_version
+from .recording import Contest, Finished, Outcome, records_of
 from .status import Status
 from .training.progress import report_progress
 from .training.saving import Saving
+from .training.speed import Speed, describe, training_flops_per_token, training_record
 from .training.train import train
 
 CHAMPION, CANDIDATE = "champion", "candidate"
@@ -57,24 +55,6 @@ class Result:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """A model measured, with its samples."""
-
-    measured: Measured
-    samples: list[Sample]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
-    """What the new model is compared with: the model before training, and the version to beat, if there is one."""
-
-    measuring: Measuring
-    before: Outcome
-    opponent: Opponent
-    champion: Outcome | None
-
-
 @dataclass(slots=True)
 class Run:
     """One run of a recipe. The caller holds the lease of `folder`."""
@@ -89,6 +69,7 @@ class Run:
     options: Options
     started: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
+    speed: Speed = field(default_factory=Speed)
 
     def execute(self, lease: Lease) -> Result:
         """Runs every phase. Raises TrainerError of every kind, and what the model directory raises."""
@@ -103,13 +84,27 @@ class Run:
             contest = self._contest(prepared, corpus)
         with self._phase("train"):
             log = self._train(prepared, plan, contest.measuring, corpus)
+        training = self._training_record(prepared, plan)
+        self.console.print(describe(training), highlight=False)
         with self._phase("evaluate after"):
             after = self._measure_after(prepared, contest)
             verdict = self._judge(contest, after)
             xz = xz_bits_per_byte([each.text for each in corpus.train], [each.text for each in corpus.held_out])
         with self._phase("publish"):
-            evaluation = _evaluation(corpus, contest, after, verdict, xz)
-            records = self._records(prepared, corpus, contest, after, evaluation, log)
+            run = Finished(
+                name=self.folder.name,
+                recipe_name=self.recipe_name,
+                recipe=self.recipe,
+                prepared=prepared,
+                corpus=corpus,
+                contest=contest,
+                after=after,
+                verdict=verdict,
+                xz_bits_per_byte=xz,
+                lineage=self._lineage(corpus, {**training, "seconds": self.seconds}),
+                log=log,
+            )
+            records = records_of(run)
             version = self._publish(lease, prepared, records, verdict)
         self._checkpoints().clear()
         return Result(
@@ -152,6 +147,7 @@ class Run:
             interruption=self.interruption,
             epoch_ends=plan.epoch_ends or (plan.arguments.max_steps,),
             on_epoch_end=validate,
+            compiled=self.recipe.training.compile,
         )
         values = [entry["validation_bits_per_byte"] for entry in log if "validation_bits_per_byte" in entry]
         return values[-1]
@@ -213,9 +209,13 @@ class Run:
             self.console.print(f"epoch {epoch}: validation loss {loss:.4f}", highlight=False)
             return {"validation_loss": loss}
 
-        steps = plan.arguments.max_steps
-        tokens_per_step = len(plan.rows) * self.recipe.rows.block_size // steps
-        with report_progress(self.console, steps=steps, tokens_per_step=tokens_per_step, status=self.status) as report:
+        with report_progress(
+            self.console,
+            steps=plan.arguments.max_steps,
+            tokens_per_step=plan.tokens_per_step,
+            status=self.status,
+            clock=self.speed.seconds,
+        ) as report:
             log = train(
                 model,
                 plan.rows,
@@ -228,6 +228,9 @@ class Run:
                 budget=self._budget(prepared.model),
                 epoch_ends=plan.epoch_ends,
                 on_epoch_end=validate if corpus.validation else None,
+                compiled=self.recipe.training.compile,
+                speed=self.speed,
+                tell=partial(self.console.print, highlight=False, markup=False),
             )
         if self.recipe.lora is not None:
             if is_main():
@@ -235,6 +238,19 @@ class Run:
             prepared.model = merge(model)
             prepared.model.config.use_cache = True
         return log
+
+    def _training_record(self, prepared: Prepared, plan: Plan) -> dict[str, Any]:
+        rows = self.recipe.rows
+        # How far attention reaches in packed rows is not known: it is left out there.
+        reach = rows.block_size if rows.kind == "blocks" else 0
+        return training_record(
+            self.speed,
+            tokens_per_step=plan.tokens_per_step,
+            padding_share=plan.padding_share,
+            flops_per_token=training_flops_per_token(prepared.model, reach),
+            devices=world_size(),
+            seconds=self.seconds,
+        )
 
     def _checkpoints(self) -> Checkpoints:
         warn = partial(self.console.print, highlight=False, markup=False)
@@ -263,38 +279,9 @@ class Run:
             forced=self.options.force,
         )
 
-    def _records(
-        self,
-        prepared: Prepared,
-        corpus: Corpus,
-        contest: Contest,
-        after: Outcome,
-        evaluation: dict[str, Any],
-        log: list[dict[str, float]],
-    ) -> Records:
-        champion = contest.champion.samples if contest.champion else []
-        samples = [asdict(sample) for sample in (*contest.before.samples, *champion, *after.samples)]
+    def _lineage(self, corpus: Corpus, training: dict[str, Any]) -> dict[str, Any]:
         lineage = trained_lineage(self.folder, self.recipe_name, self.recipe, corpus, key=self.options.key)
-        lines = [{name: _finite(value) for name, value in entry.items()} for entry in log]
-        page = Page(
-            name=self.folder.name,
-            description=self.recipe.description,
-            evaluation=evaluation,
-            samples=samples,
-            lineage=lineage,
-            log=lines,
-        )
-        return Records(
-            card=trained_card(self.folder.name, self.recipe_name, self.recipe, evaluation),
-            evaluation=evaluation,
-            samples=samples,
-            lineage=lineage,
-            canary_prompt=_canary_prompt(prepared, corpus),
-            postprocess=Pipeline(self.recipe.postprocess).as_document(),
-            likelihoods=likelihoods_record(documents_sha256(corpus.held_out), after.measured.documents),
-            training_log=lines,
-            page=report_page(page),
-        )
+        return {**lineage, "training": training}
 
     def _publish(self, lease: Lease, prepared: Prepared, records: Records, verdict: Verdict) -> Path:
         after = records.evaluation["after"]["bits_per_byte"]
@@ -308,29 +295,3 @@ class Run:
             alias=CHAMPION if verdict.accepted else CANDIDATE,
             check=self.interruption.check,
         )
-
-
-def _canary_prompt(prepared: Prepared, corpus: Corpus) -> list[int]:
-    longest = max(corpus.held_out, key=lambda document: len(document.text))
-    ids: list[int] = prepared.tokenizer.backend_tokenizer.encode(longest.text, add_special_tokens=False).ids
-    return [prepared.end_of_text, *ids]
-
-
-def _finite(value: Any) -> Any:
-    return finite_or_none(value) if isinstance(value, float) else value
-
-
-def _evaluation(corpus: Corpus, contest: Contest, after: Outcome, verdict: Verdict, xz: float) -> dict[str, Any]:
-    return {
-        "measured": True,
-        "data": {
-            "train_documents": len(corpus.train),
-            "held_out_documents": len(corpus.held_out),
-            "held_out_bytes": corpus.held_out_bytes,
-        },
-        "before": model_record(contest.before.measured),
-        "champion": model_record(contest.champion.measured) if contest.champion else None,
-        "after": model_record(after.measured),
-        "verdict": verdict.as_dict(),
-        "xz_bits_per_byte": xz,
-    }

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rhapsode_trainer.budget import Budget, Schedule, last_affordable, reserve_seconds
 from rhapsode_trainer.errors import ConfigError
@@ -93,6 +93,7 @@ def test_where_there_is_time_enough_nothing_changes() -> None:
     assert machine.late() < 0
 
 
+@settings(deadline=None)  # thousands of simulated steps
 @given(step_seconds=st.floats(0.01, 3), steps=st.integers(1000, 20000))
 def test_at_a_steady_rate_the_time_is_used_and_kept(step_seconds: float, steps: int) -> None:
     machine = Machine(600, reserve=90, steps=steps)

@@ -23,26 +23,38 @@ _FIXED: Mapping[str, Any] = {
 }
 # Every parameter of a language model takes part in every step: looking for those that do not costs a pass each time.
 _DEFAULTS: Mapping[str, Any] = {"ddp_find_unused_parameters": False}
+# Else the host waits in each step until the device has taken the batch.
+_CUDA_DEFAULTS: Mapping[str, Any] = {"accelerator_config": {"non_blocking": True}}
 _CHOSEN_HERE = ("seed", "output_dir", "dataloader_pin_memory", "enable_jit_checkpoint")
 
 
 def training_arguments(config: TrainingConfig, *, seed: int, output_dir: Path) -> TrainingArguments:
     """The recipe's arguments beside those that a run depends on. Raises ConfigError, naming the field."""
-    known = {field.name for field in fields(TrainingArguments) if field.init}
-    for name in config.arguments:
-        if name not in known or name in (*_FIXED, *_CHOSEN_HERE):
-            raise ConfigError(
-                f"training.arguments.{name}: not an argument of TrainingArguments that a recipe can choose"
-            )
-    fixed = {**_FIXED, "seed": seed, "output_dir": str(output_dir), "dataloader_pin_memory": torch.cuda.is_available()}
+    _check(config.arguments)
+    cuda = torch.cuda.is_available()
+    fixed = {**_FIXED, "seed": seed, "output_dir": str(output_dir), "dataloader_pin_memory": cuda}
+    defaults = {**_DEFAULTS, **(_CUDA_DEFAULTS if cuda else {})}
     try:
-        arguments = TrainingArguments(**fixed, **{**_DEFAULTS, **config.arguments})
+        arguments = TrainingArguments(**fixed, **{**defaults, **config.arguments})
         device = arguments.device
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"training.arguments: {error}") from None
     if arguments.fp16 and device.type != "cuda":
         raise ConfigError(f"training.arguments.fp16: needs a CUDA device, and training is to run on the {device.type}")
     return arguments
+
+
+def _check(chosen: Mapping[str, Any]) -> None:
+    known = {field.name: field.default for field in fields(TrainingArguments) if field.init}
+    for name, value in chosen.items():
+        if name not in known or name in (*_FIXED, *_CHOSEN_HERE):
+            raise ConfigError(
+                f"training.arguments.{name}: not an argument of TrainingArguments that a recipe can choose"
+            )
+        # Of these transformers itself complains in the middle of training, if at all.
+        is_number, default = isinstance(value, int | float), known[name]
+        if isinstance(default, int | float) and not isinstance(default, bool) and not is_number:
+            raise ConfigError(f"training.arguments.{name}: {value!r} is not a number")
 
 
 def half_precision() -> dict[str, bool]:

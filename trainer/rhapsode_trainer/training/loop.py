@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..interruption import Interruption
 from .processes import Processes
 from .progress import Reporter
 from .saving import Saving
+from .speed import Speed
 
 _LOOP_STATE = "loop.json"
 _PICKLES_NOBODY_READS = ("training_args.bin",)
@@ -30,7 +31,8 @@ EpochEnd = Callable[[int], Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What happens around the steps. `epoch_ends` are the steps after which `on_epoch_end` is called."""
+    """What happens around the steps. `epoch_ends` are the steps after which `on_epoch_end` is called, with the model as
+    `measuring` makes it."""
 
     report: Reporter = lambda done, total, loss: None
     interruption: Interruption = field(default_factory=Interruption)
@@ -39,6 +41,8 @@ class Hooks:
     budget: Budget | None = None
     epoch_ends: Sequence[int] = ()
     on_epoch_end: EpochEnd | None = None
+    measuring: Callable[[], AbstractContextManager[None]] = nullcontext
+    speed: Speed = field(default_factory=Speed)
 
 
 class Loop(Trainer):
@@ -112,7 +116,8 @@ class Loop(Trainer):
         if not self.evaluation_due():
             return
         epoch = sum(step <= self.state.global_step for step in self.hooks.epoch_ends)
-        metrics = self.processes.from_main(self._epoch_metrics(epoch) if self.processes.main else None)
+        with self.hooks.speed.paused():
+            metrics = self.processes.from_main(self._epoch_metrics(epoch) if self.processes.main else None)
         if metrics is None:
             self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
@@ -125,7 +130,7 @@ class Loop(Trainer):
     def _epoch_metrics(self, epoch: int) -> dict[str, float] | None:
         assert self.hooks.on_epoch_end is not None
         try:
-            with _kept_random_state():
+            with _kept_random_state(), self.hooks.measuring():
                 return dict(self.hooks.on_epoch_end(epoch))
         except Interrupted:
             return None
@@ -148,10 +153,11 @@ class Loop(Trainer):
             if self.processes.main:
                 self._write_loop_state(folder, unlogged)
 
-        if self.processes.main:
-            checkpoints.save(step, write)
-        else:
-            write(checkpoints.staging(step))
+        with self.hooks.speed.paused():
+            if self.processes.main:
+                checkpoints.save(step, write)
+            else:
+                write(checkpoints.staging(step))
         self._saved_step = self.hooks.interruption.resumes_at = step
         self.hooks.saving.saved()
 
@@ -179,6 +185,10 @@ class _Decisions(TrainerCallback):
         if loop.hooks.budget is not None:
             loop.hooks.budget.begin()
         loop.evaluate_epoch()
+        loop.hooks.speed.start()
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        self._loop.hooks.speed.stop()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -197,6 +207,7 @@ class _Decisions(TrainerCallback):
         control.should_save = bool(save or signal) or finished
         control.should_evaluate = loop.evaluation_due() and not signal
         control.should_log = control.should_log or finished
+        hooks.speed.step_done()
         self._report(state)
 
     def _end(self, step: int) -> int:

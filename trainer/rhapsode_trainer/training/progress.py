@@ -20,7 +20,7 @@ class Reporter(Protocol):
 
 
 class Rate:
-    """Steps a second since training began; those of an earlier attempt do not count."""
+    """Steps a second by `clock`; those of an earlier attempt do not count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -37,11 +37,16 @@ class Rate:
 
 @contextmanager
 def report_progress(
-    console: Console, *, steps: int, tokens_per_step: int, status: Status | None = None
+    console: Console,
+    *,
+    steps: int,
+    tokens_per_step: float,
+    status: Status | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Reporter]:
-    """Shows rate and remaining time until the block ends, and tells `status`."""
+    """Shows rate and remaining time by `clock` until the block ends, and tells `status`."""
     with _shown(console, steps, tokens_per_step) as show:
-        rate = Rate()
+        rate = Rate(clock)
 
         def report(done: int, total: int, loss: float | None) -> None:
             rate.update(done)
@@ -62,7 +67,7 @@ _Show = Callable[[int, int, float | None, float], None]
 
 
 @contextmanager
-def _shown(console: Console, steps: int, tokens_per_step: int) -> Iterator[_Show]:
+def _shown(console: Console, steps: int, tokens_per_step: float) -> Iterator[_Show]:
     if not console.is_terminal:
         yield _plain(console, tokens_per_step)
         return
@@ -77,7 +82,7 @@ def _shown(console: Console, steps: int, tokens_per_step: int) -> Iterator[_Show
         yield show
 
 
-def _plain(console: Console, tokens_per_step: int) -> _Show:
+def _plain(console: Console, tokens_per_step: float) -> _Show:
     def show(done: int, total: int, loss: float | None, steps_per_second: float) -> None:
         if done < total and done * _PLAIN_LINES // total == (done - 1) * _PLAIN_LINES // total:
             return
