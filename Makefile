@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install demo serve test check fmt lint types proto proto-check soak bench clean clean-all
+.PHONY: help install demo serve test check fmt lint types proto proto-check docs soak fuzz bench bench-train clean clean-all
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -44,18 +44,29 @@ lint: install ## Check format and style
 types: install ## Check types
 	$(BIN)/mypy $(SOURCES)
 
-proto: install ## Generate the Python of proto/rhapsode/v1
+proto: install ## Generate the Python of proto/rhapsode/v1, and docs/api.md
 	$(BIN)/python tools/generate_proto.py
+	$(BIN)/python tools/generate_reference.py
 
-proto-check: install ## Check the .proto files and that the generated code is theirs
+proto-check: install ## Check the .proto files and that what is generated is theirs
 	$(BIN)/buf lint proto
 	$(BIN)/python tools/generate_proto.py --check
+	$(BIN)/python tools/generate_reference.py --check
+
+docs: install ## Generate docs/api.md from the comments of proto/rhapsode/v1
+	$(BIN)/python tools/generate_reference.py
 
 soak: install ## The slow fault tests: 200 kills of a training run
 	RHAPSODE_SOAK=1 $(BIN)/pytest tests/faults/test_trainer_kill.py
 
+fuzz: install ## Long random tests: 20,000 requests to a live server, 10,000 dropped streams, texts
+	RHAPSODE_FUZZ=1 $(BIN)/pytest tests/fuzz tests/server/text --timeout 3600
+
 bench: install ## Measure the engine
 	$(BIN)/python benchmarks/engine.py
+
+bench-train: install ## Measure training beside stock Trainer
+	$(BIN)/python benchmarks/training.py $(ARGS)
 
 clean: ## Remove caches and build products; models stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist */build */dist */*.egg-info

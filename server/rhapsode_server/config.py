@@ -46,6 +46,13 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _directory(text: str) -> Path:
+    # Path would take an empty text for the working directory.
+    if not text.strip():
+        raise ValueError("is empty; give the directory that holds the models, such as ./models")
+    return Path(text)
+
+
 def _port(text: str) -> int | None:
     return None if text == "off" else _integer(text)
 
@@ -108,7 +115,7 @@ class ServerConfig:
     """Settings of a server. Durations are seconds; None is `off` for a port and `auto` for the size of the KV cache."""
 
     models: Path = _option(  # noqa: RUF009  (it is dataclasses.field in disguise)
-        Path, None, "DIR", "the model directory to serve; it is watched for new versions", _is_no_file
+        _directory, None, "DIR", "the model directory to serve; it is watched for new versions", _is_no_file
     )
     address: str = _option(
         str,
@@ -142,6 +149,13 @@ class ServerConfig:
     max_batch_tokens: int = _option(_integer, "512", "N", "tokens computed in one step", _at_least(1))
     max_queued_requests: int = _option(
         _integer, "256", "N", "requests that may queue; further ones get RESOURCE_EXHAUSTED", _at_least(0)
+    )
+    max_queued_tokens: int = _option(
+        _integer,
+        "262144",
+        "N",
+        "tokens, of prompts and of completions still to come, that may queue; beyond them RESOURCE_EXHAUSTED",
+        _at_least(0),
     )
     default_max_new_tokens: int = _option(
         _integer, "256", "N", "tokens to generate where a request does not say", _at_least(0)

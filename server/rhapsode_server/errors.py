@@ -1,12 +1,22 @@
 """What can go wrong while serving, in one tree. `rpc` maps it to gRPC statuses in one table.
 
     ServingError
-    |-- InvalidRequest      a field of the request is wrong; names each field       INVALID_ARGUMENT
-    |-- NotFound            no such model, version or alias                         NOT_FOUND
-    `-- TryAgain            the same request may succeed after `retry_after`
-        |-- Overloaded      the queue is full                                       RESOURCE_EXHAUSTED
-        `-- Unavailable     loading, draining, quarantined or stopped               UNAVAILABLE
-            `-- WorkerLost  the engine process ended while the request ran          UNAVAILABLE
+    |-- InvalidRequest              a field of the request is wrong; names each field       INVALID_ARGUMENT
+    |-- NotFound                    what was asked for is not here                          NOT_FOUND
+    |   |-- ModelNotFound           no such model
+    |   |-- VersionNotFound         no such version
+    |   `-- AliasNotFound           no such alias
+    |-- NotFiniteLogits             the model computes nothing usable for this prompt       INTERNAL
+    |-- DeadlinePassed              the call's deadline came first                          DEADLINE_EXCEEDED
+    `-- TryAgain                    the same request may succeed after `retry_after`
+        |-- Overloaded              the queue is full                                       RESOURCE_EXHAUSTED
+        |   `-- DeadlineUnreachable the predicted wait exceeds the deadline
+        `-- Unavailable             not served now                                          UNAVAILABLE
+            |-- NothingPublished    there is no version to serve yet
+            |-- Loading             the version gets ready
+            |-- Draining            the server, or the version, ends its streams
+            |-- Quarantined         the version was refused
+            `-- WorkerLost          the engine process ended while the request ran
 
 Anything else that reaches the wire is a bug: INTERNAL, a fixed text and the request id.
 """
@@ -36,9 +46,34 @@ class InvalidRequest(ServingError):
         super().__init__("; ".join(f"{violation.field}: {violation.description}" for violation in violations))
         self.violations = tuple(violations)
 
+    @classmethod
+    def of(cls, field: str, description: str) -> "InvalidRequest":
+        """One field is wrong."""
+        return cls([FieldViolation(field, description)])
+
 
 class NotFound(ServingError):
-    """No such model, version or alias."""
+    """What was asked for is not here."""
+
+
+class ModelNotFound(NotFound):
+    """No such model."""
+
+
+class VersionNotFound(NotFound):
+    """No such version of the model."""
+
+
+class AliasNotFound(NotFound):
+    """The model has no such alias."""
+
+
+class NotFiniteLogits(ServingError):
+    """The model computed NaN or infinities for this prompt; a retry would do so again."""
+
+
+class DeadlinePassed(ServingError):
+    """The call's deadline came before its end."""
 
 
 class TryAgain(ServingError):
@@ -50,11 +85,31 @@ class TryAgain(ServingError):
 
 
 class Overloaded(TryAgain):
-    """As many requests wait as may."""
+    """As many requests or tokens wait as may."""
+
+
+class DeadlineUnreachable(Overloaded):
+    """The request would wait beyond its deadline."""
 
 
 class Unavailable(TryAgain):
     """Not served now."""
+
+
+class NothingPublished(Unavailable):
+    """The model directory, or the model, has no version to serve yet."""
+
+
+class Loading(Unavailable):
+    """The version gets ready."""
+
+
+class Draining(Unavailable):
+    """The server shuts down, or the version ends its last streams."""
+
+
+class Quarantined(Unavailable):
+    """The version was refused, and no other one serves."""
 
 
 class WorkerLost(Unavailable):

@@ -49,6 +49,10 @@ class Metrics:
         self._requests = self._add(
             Counter, "requests", "Requests that ended, by outcome and finish reason.", "outcome", "finish_reason"
         )
+        # Of all methods. Without model and version: many calls never get as far.
+        self._calls = Counter(
+            "rhapsode_calls", "Calls that ended, by method and outcome.", ("method", "outcome"), registry=self.registry
+        )
         self._prompt_tokens = self._add(Counter, "prompt_tokens", "Prompt tokens of submitted requests.")
         self._generated_tokens = self._add(Counter, "generated_tokens", "Tokens generated.")
         self._first_token = self._add_latency("time_to_first_token", "From the arrival of a call to its first token.")
@@ -90,8 +94,12 @@ class Metrics:
     def _add_latency(self, name: str, help: str) -> Any:
         return self._add(Histogram, f"{name}_seconds", help, buckets=LATENCIES)
 
+    def count_call(self, method: str, outcome: str) -> None:
+        """A call of one of our services ended."""
+        self._calls.labels(method, outcome).inc()
+
     def count_request(self, model: str, version: int | str, outcome: str, finish_reason: str) -> None:
-        """A request ended. `model` and `version` are empty when it never reached a version."""
+        """A completion ended, or failed. `model` and `version` are empty when it never reached a version."""
         if self._is_gone(model, version):
             return
         self._requests.labels(model, version, outcome, finish_reason).inc()

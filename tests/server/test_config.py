@@ -20,6 +20,7 @@ DEFAULTS = {
     "max_sequences": 64,
     "max_batch_tokens": 512,
     "max_queued_requests": 256,
+    "max_queued_tokens": 262144,
     "default_max_new_tokens": 256,
     "default_model": "",
     "kv_cache_memory": None,
@@ -55,6 +56,7 @@ def test_the_table_is_complete() -> None:
         ("--dtype", "bfloat16", "bfloat16"),
         ("--threads", "2", 2),
         ("--max-queued-requests", "0", 0),
+        ("--max-queued-tokens", "1000000", 1_000_000),
         ("--kv-cache-memory", "2GiB", 2 * 2**30),
         ("--kv-cache-memory", "1.5 MB", 1_500_000),
         ("--kv-cache-memory", "4096", 4096),
@@ -94,6 +96,8 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         (["--poll-interval", "5"], "--poll-interval: '5' is not a duration; write a number with its unit"),
         (["--poll-interval", "0s"], "--poll-interval: 0.0 is less than 0.001"),
         (["--log-format", "xml"], "--log-format: 'xml' is not one of text, json"),
+        (["--models", ""], "--models: is empty; give the directory that holds the models"),
+        (["--models", " "], "--models: is empty"),
         (["--models", __file__], "is a file; give the directory that holds the models"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--max-seq", "3"], "unrecognized arguments: --max-seq 3"),
@@ -108,6 +112,10 @@ def test_what_is_wrong_names_the_flag_and_exits_with_2(
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("\n") == 2
+
+
+def test_the_working_directory_is_a_model_directory() -> None:
+    assert load("--models", ".").models == Path()
 
 
 def test_models_is_required(capsys: pytest.CaptureFixture[str]) -> None:

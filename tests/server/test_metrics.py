@@ -119,6 +119,7 @@ def test_the_text_over_http_is_what_prometheus_reads(metrics: Metrics) -> None:
         server.close()
     assert {name for name in families if name.startswith("rhapsode_")} == {
         "rhapsode_requests",
+        "rhapsode_calls",
         "rhapsode_prompt_tokens",
         "rhapsode_generated_tokens",
         "rhapsode_time_to_first_token_seconds",

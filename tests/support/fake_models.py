@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tokenizers
-from rhapsode_server.engine.request import FinishReason, SamplingParameters
+from rhapsode_server.engine.request import Constraint, FinishReason, SamplingParameters, TokenScore
 from rhapsode_server.errors import NotFound
+from rhapsode_server.models.limits import Limits
 from rhapsode_server.models.served import (
     GenerationDefaults,
-    Limits,
     ModelStatus,
     ServedVersion,
     VersionState,
@@ -26,7 +26,13 @@ PATIENCE = 10.0
 
 EOS = 0
 CONTEXT_LENGTH = 64
-LIMITS = Limits(context_length=CONTEXT_LENGTH, vocabulary_size=257, max_sequences=8, max_queued_requests=4)
+LIMITS = Limits(
+    context_length=CONTEXT_LENGTH,
+    vocabulary_size=257,
+    max_sequences=8,
+    max_queued_requests=4,
+    max_queued_tokens=10_000,
+)
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -50,12 +56,25 @@ class Submitted:
     prompt_ids: Sequence[int]
     max_new_tokens: int
     sampling: SamplingParameters
-    stop_token_ids: frozenset[int]
+    stop_token_ids: frozenset[int] = frozenset()
+    min_new_tokens: int = 0
+    constraint: Constraint | None = None
+    top_logprobs: int | None = None
+    prompt_top_logprobs: int | None = None
+    first_scored: int = 1
+    priority: int = 0
+    group: int | None = None
+    deadline: float | None = None
+    ends_at: float | None = None
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     stream: TokenStream = field(init=False)
 
     def __post_init__(self) -> None:
         self.stream = TokenStream(on_close=self.closed.set)
+
+    def scores(self, *prompt_scores: TokenScore) -> None:
+        """Those of the next tokens of the prompt."""
+        self.stream.push_prompt_scores(prompt_scores)
 
     def says(self, text: str, finish_reason: FinishReason | None = None) -> None:
         self.generates(TOKENIZER.encode(text), finish_reason)
@@ -76,6 +95,7 @@ class FakeEngine:
     failure: Exception | None = None
     requests: list[Submitted] = field(default_factory=list)
     num_holds: int = 0
+    num_groups: int = 0
     _arrivals: "asyncio.Queue[Submitted]" = field(default_factory=asyncio.Queue)
 
     @contextmanager
@@ -96,6 +116,13 @@ class FakeEngine:
         if self.script:
             self.script(submitted)
         return submitted.stream
+
+    def new_group(self) -> int:
+        self.num_groups += 1
+        return self.num_groups
+
+    def predicted_wait(self, num_tokens: int, priority: int = 0) -> float:
+        return 0.0
 
     async def arrival(self) -> Submitted:
         """The next request that nobody has asked for yet."""

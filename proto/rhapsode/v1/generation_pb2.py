@@ -22,54 +22,83 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crhapsode/v1/generation.proto\x12\x0brhapsode.v1\x1a\x1egoogle/protobuf/duration.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x81\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x04H\x00\x12\x0f\n\x05\x61lias\x18\x03 \x01(\tH\x00\x12\x10\n\x06prompt\x18\x04 \x01(\tH\x01\x12\x31\n\x10prompt_token_ids\x18\x05 \x01(\x0b\x32\x15.rhapsode.v1.TokenIdsH\x01\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.rhapsode.v1.SamplingParameters\x12/\n\x08stopping\x18\x08 \x01(\x0b\x32\x1d.rhapsode.v1.StoppingCriteria\x12*\n\x06output\x18\t \x01(\x0b\x32\x1a.rhapsode.v1.OutputOptions\x12\x12\n\nrequest_id\x18\x0c \x01(\tB\x12\n\x10version_selectorB\x07\n\x05inputJ\x04\x08\x06\x10\x07J\x04\x08\n\x10\x0bJ\x04\x08\x0b\x10\x0cR\x08messagesR\x0ftruncate_promptR\x08priority\"\xbe\x02\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06J\x04\x08\x06\x10\x07J\x04\x08\x07\x10\x08J\x04\x08\x08\x10\tJ\x04\x08\n\x10\x0bJ\x04\x08\x0b\x10\x0cJ\x04\x08\x0c\x10\rR\x05min_pR\ttypical_pR\x12repetition_penaltyR\x10presence_penaltyR\x11\x66requency_penaltyR\nlogit_biasR\x11\x61llowed_token_idsR\x0c\x62\x61nned_words\"\xc0\x01\n\x10StoppingCriteria\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0cstop_strings\x18\x03 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\r\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x42\x11\n\x0f_max_new_tokensJ\x04\x08\x02\x10\x03J\x04\x08\x05\x10\x06J\x04\x08\x07\x10\x08R\x0emin_new_tokensR\x0cinclude_stopR\ntime_limit\"\xb6\x01\n\rOutputOptions\x12\x11\n\ttoken_ids\x18\x01 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokensJ\x04\x08\x02\x10\x03J\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06J\x04\x08\x07\x10\x08R\x08logprobsR\x0ctop_logprobsR\x0fprompt_logprobsR\x04\x65\x63hoR\x0bpostprocess\"@\n\x0bMatchedStop\x12\x15\n\x0bstop_string\x18\x01 \x01(\tH\x00\x12\x12\n\x08token_id\x18\x02 \x01(\rH\x00\x42\x06\n\x04stop\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"\x8d\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xfa\x02\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x30\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x19.rhapsode.v1.FinishReason\x12\x33\n\x0cmatched_stop\x18\x08 \x01(\x0b\x32\x18.rhapsode.v1.MatchedStopH\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\t \x01(\x04\x12\x31\n\x08sampling\x18\n \x01(\x0b\x32\x1f.rhapsode.v1.SamplingParameters\x12!\n\x05usage\x18\x0b \x01(\x0b\x32\x12.rhapsode.v1.Usage\x12%\n\x07timings\x18\x0c \x01(\x0b\x32\x14.rhapsode.v1.TimingsB\x0f\n\r_matched_stopJ\x04\x08\x06\x10\x07R\x08logprobs\"\x9a\x01\n\x16GenerateStreamResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.rhapsode.v1.StartedH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.rhapsode.v1.DeltaH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.rhapsode.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xa1\x01\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.rhapsode.v1.Usage\x12\x31\n\x08sampling\x18\x06 \x01(\x0b\x32\x1f.rhapsode.v1.SamplingParameters\"8\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\rJ\x04\x08\x03\x10\x04R\x08logprobs\"\xcc\x01\n\x08\x46inished\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.rhapsode.v1.FinishReason\x12\x33\n\x0cmatched_stop\x18\x02 \x01(\x0b\x32\x18.rhapsode.v1.MatchedStopH\x00\x88\x01\x01\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.rhapsode.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.rhapsode.v1.TimingsB\x0f\n\r_matched_stop\"f\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x04H\x00\x12\x0f\n\x05\x61lias\x18\x03 \x01(\tH\x00\x12\x0c\n\x04text\x18\x04 \x01(\tB\x12\n\x10version_selector\">\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05piece\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\"V\n\x10TokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\"\n\x06tokens\x18\x03 \x03(\x0b\x32\x12.rhapsode.v1.Token\"\xbe\x01\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x04H\x00\x12\x0f\n\x05\x61lias\x18\x03 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x15.rhapsode.v1.TokenIds\x12 \n\x13skip_special_tokens\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x12\n\x10version_selectorB\x16\n\x14_skip_special_tokens\"B\n\x12\x44\x65tokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t*\xd9\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x02\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x03\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x04\x12\x1e\n\x1a\x46INISH_REASON_CONTEXT_FULL\x10\x05\x12\x1c\n\x18\x46INISH_REASON_TIME_LIMIT\x10\x06\x32\xcb\x02\n\x11GenerationService\x12G\n\x08Generate\x12\x1c.rhapsode.v1.GenerateRequest\x1a\x1d.rhapsode.v1.GenerateResponse\x12U\n\x0eGenerateStream\x12\x1c.rhapsode.v1.GenerateRequest\x1a#.rhapsode.v1.GenerateStreamResponse0\x01\x12G\n\x08Tokenize\x12\x1c.rhapsode.v1.TokenizeRequest\x1a\x1d.rhapsode.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.rhapsode.v1.DetokenizeRequest\x1a\x1f.rhapsode.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crhapsode/v1/generation.proto\x12\x0brhapsode.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"6\n\x08Messages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.rhapsode.v1.ChatMessage\"\xcd\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x04H\x00\x12\x0f\n\x05\x61lias\x18\x03 \x01(\tH\x00\x12\x10\n\x06prompt\x18\x04 \x01(\tH\x01\x12\x31\n\x10prompt_token_ids\x18\x05 \x01(\x0b\x32\x15.rhapsode.v1.TokenIdsH\x01\x12)\n\x08messages\x18\x06 \x01(\x0b\x32\x15.rhapsode.v1.MessagesH\x01\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.rhapsode.v1.SamplingParameters\x12/\n\x08stopping\x18\x08 \x01(\x0b\x32\x1d.rhapsode.v1.StoppingCriteria\x12*\n\x06output\x18\t \x01(\x0b\x32\x1a.rhapsode.v1.OutputOptions\x12\x17\n\x0ftruncate_prompt\x18\n \x01(\x08\x12\x10\n\x08priority\x18\x0b \x01(\x05\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12+\n\nconstraint\x18\r \x01(\x0b\x32\x17.rhapsode.v1.ConstraintB\x12\n\x10version_selectorB\x07\n\x05input\"x\n\nConstraint\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\'\n\x07\x63hoices\x18\x03 \x01(\x0b\x32\x14.rhapsode.v1.ChoicesH\x00\x12\x11\n\x07grammar\x18\x04 \x01(\tH\x00\x42\x06\n\x04\x66orm\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"\xa3\x04\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x16\n\ttypical_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x08\x88\x01\x01\x12\x42\n\nlogit_bias\x18\n \x03(\x0b\x32..rhapsode.v1.SamplingParameters.LogitBiasEntry\x12\x19\n\x11\x61llowed_token_ids\x18\x0b \x03(\r\x12\x14\n\x0c\x62\x61nned_words\x18\x0c \x03(\t\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x0c\n\n_typical_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\xe1\x01\n\x10StoppingCriteria\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0emin_new_tokens\x18\x02 \x01(\r\x12\x14\n\x0cstop_strings\x18\x03 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\r\x12\x14\n\x0cinclude_stop\x18\x05 \x01(\x08\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12-\n\ntime_limit\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\n\x0f_max_new_tokens\"\xc0\x01\n\rOutputOptions\x12\x11\n\ttoken_ids\x18\x01 \x01(\x08\x12\x10\n\x08logprobs\x18\x02 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x03 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\x04 \x01(\x08\x12\x0c\n\x04\x65\x63ho\x18\x05 \x01(\x08\x12 \n\x13skip_special_tokens\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x0bpostprocess\x18\x07 \x01(\x08\x42\x16\n\x14_skip_special_tokens\"<\n\tCandidate\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\x0c\"\x8a\x01\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x14\n\x07logprob\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x0c\n\x04rank\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\x0c\x12*\n\ncandidates\x18\x05 \x03(\x0b\x32\x16.rhapsode.v1.CandidateB\n\n\x08_logprob\"@\n\x0bMatchedStop\x12\x15\n\x0bstop_string\x18\x01 \x01(\tH\x00\x12\x12\n\x08token_id\x18\x02 \x01(\rH\x00\x42\x06\n\x04stop\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\"\x8d\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xcb\x03\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12+\n\x08logprobs\x18\x06 \x03(\x0b\x32\x19.rhapsode.v1.TokenLogprob\x12\x30\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x19.rhapsode.v1.FinishReason\x12\x33\n\x0cmatched_stop\x18\x08 \x01(\x0b\x32\x18.rhapsode.v1.MatchedStopH\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\t \x01(\x04\x12\x31\n\x08sampling\x18\n \x01(\x0b\x32\x1f.rhapsode.v1.SamplingParameters\x12!\n\x05usage\x18\x0b \x01(\x0b\x32\x12.rhapsode.v1.Usage\x12%\n\x07timings\x18\x0c \x01(\x0b\x32\x14.rhapsode.v1.Timings\x12\x32\n\x0fprompt_logprobs\x18\r \x03(\x0b\x32\x19.rhapsode.v1.TokenLogprobB\x0f\n\r_matched_stop\"\x9a\x01\n\x16GenerateStreamResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.rhapsode.v1.StartedH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.rhapsode.v1.DeltaH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.rhapsode.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\xa1\x01\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.rhapsode.v1.Usage\x12\x31\n\x08sampling\x18\x06 \x01(\x0b\x32\x1f.rhapsode.v1.SamplingParameters\"\x89\x01\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12+\n\x08logprobs\x18\x03 \x03(\x0b\x32\x19.rhapsode.v1.TokenLogprob\x12\x32\n\x0fprompt_logprobs\x18\x04 \x03(\x0b\x32\x19.rhapsode.v1.TokenLogprob\"\xcc\x01\n\x08\x46inished\x12\x30\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x19.rhapsode.v1.FinishReason\x12\x33\n\x0cmatched_stop\x18\x02 \x01(\x0b\x32\x18.rhapsode.v1.MatchedStopH\x00\x88\x01\x01\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.rhapsode.v1.Usage\x12%\n\x07timings\x18\x04 \x01(\x0b\x32\x14.rhapsode.v1.TimingsB\x0f\n\r_matched_stop\"u\n\x14GenerateBatchRequest\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.rhapsode.v1.GenerateBatchItem\x12\x11\n\x04seed\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\tB\x07\n\x05_seed\"[\n\x11GenerateBatchItem\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.rhapsode.v1.GenerateRequest\x12\x17\n\x0fnum_completions\x18\x02 \x01(\r\"\x9c\x01\n\x15GenerateBatchResponse\x12\x0c\n\x04item\x18\x01 \x01(\r\x12\x12\n\ncompletion\x18\x02 \x01(\r\x12\x31\n\x08response\x18\x03 \x01(\x0b\x32\x1d.rhapsode.v1.GenerateResponseH\x00\x12$\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x13.rhapsode.v1.StatusH\x00\x42\x08\n\x06result\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\xfb\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x04H\x00\x12\x0f\n\x05\x61lias\x18\x03 \x01(\tH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x01\x12*\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x15.rhapsode.v1.TokenIdsH\x01\x12\x13\n\x0b\x61s_document\x18\x06 \x01(\x08\x12\x14\n\x07overlap\x18\x07 \x01(\rH\x02\x88\x01\x01\x12\x14\n\x0ctop_logprobs\x18\x08 \x01(\r\x12\x12\n\nrequest_id\x18\t \x01(\tB\x12\n\x10version_selectorB\x07\n\x05inputB\n\n\x08_overlap\"\xd2\x01\n\rScoreResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12)\n\x06tokens\x18\x04 \x03(\x0b\x32\x19.rhapsode.v1.TokenLogprob\x12\x13\n\x0bsum_logprob\x18\x05 \x01(\x01\x12\x17\n\nperplexity\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12%\n\x07timings\x18\x07 \x01(\x0b\x32\x14.rhapsode.v1.TimingsB\r\n\x0b_perplexity\"f\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x04H\x00\x12\x0f\n\x05\x61lias\x18\x03 \x01(\tH\x00\x12\x0c\n\x04text\x18\x04 \x01(\tB\x12\n\x10version_selector\">\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05piece\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\"V\n\x10TokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\"\n\x06tokens\x18\x03 \x03(\x0b\x32\x12.rhapsode.v1.Token\"\xbe\x01\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x04H\x00\x12\x0f\n\x05\x61lias\x18\x03 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x15.rhapsode.v1.TokenIds\x12 \n\x13skip_special_tokens\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x12\n\x10version_selectorB\x16\n\x14_skip_special_tokens\"B\n\x12\x44\x65tokenizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t*\xd9\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x02\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x03\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x04\x12\x1e\n\x1a\x46INISH_REASON_CONTEXT_FULL\x10\x05\x12\x1c\n\x18\x46INISH_REASON_TIME_LIMIT\x10\x06\x32\xe5\x03\n\x11GenerationService\x12G\n\x08Generate\x12\x1c.rhapsode.v1.GenerateRequest\x1a\x1d.rhapsode.v1.GenerateResponse\x12U\n\x0eGenerateStream\x12\x1c.rhapsode.v1.GenerateRequest\x1a#.rhapsode.v1.GenerateStreamResponse0\x01\x12X\n\rGenerateBatch\x12!.rhapsode.v1.GenerateBatchRequest\x1a\".rhapsode.v1.GenerateBatchResponse0\x01\x12>\n\x05Score\x12\x19.rhapsode.v1.ScoreRequest\x1a\x1a.rhapsode.v1.ScoreResponse\x12G\n\x08Tokenize\x12\x1c.rhapsode.v1.TokenizeRequest\x1a\x1d.rhapsode.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.rhapsode.v1.DetokenizeRequest\x1a\x1f.rhapsode.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rhapsode.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2968
-  _globals['_FINISHREASON']._serialized_end=3185
-  _globals['_TOKENIDS']._serialized_start=77
-  _globals['_TOKENIDS']._serialized_end=100
-  _globals['_GENERATEREQUEST']._serialized_start=103
-  _globals['_GENERATEREQUEST']._serialized_end=488
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=491
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=809
-  _globals['_STOPPINGCRITERIA']._serialized_start=812
-  _globals['_STOPPINGCRITERIA']._serialized_end=1004
-  _globals['_OUTPUTOPTIONS']._serialized_start=1007
-  _globals['_OUTPUTOPTIONS']._serialized_end=1189
-  _globals['_MATCHEDSTOP']._serialized_start=1191
-  _globals['_MATCHEDSTOP']._serialized_end=1255
-  _globals['_USAGE']._serialized_start=1257
-  _globals['_USAGE']._serialized_end=1337
-  _globals['_TIMINGS']._serialized_start=1340
-  _globals['_TIMINGS']._serialized_end=1481
-  _globals['_GENERATERESPONSE']._serialized_start=1484
-  _globals['_GENERATERESPONSE']._serialized_end=1862
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1865
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=2019
-  _globals['_STARTED']._serialized_start=2022
-  _globals['_STARTED']._serialized_end=2183
-  _globals['_DELTA']._serialized_start=2185
-  _globals['_DELTA']._serialized_end=2241
-  _globals['_FINISHED']._serialized_start=2244
-  _globals['_FINISHED']._serialized_end=2448
-  _globals['_TOKENIZEREQUEST']._serialized_start=2450
-  _globals['_TOKENIZEREQUEST']._serialized_end=2552
-  _globals['_TOKEN']._serialized_start=2554
-  _globals['_TOKEN']._serialized_end=2616
-  _globals['_TOKENIZERESPONSE']._serialized_start=2618
-  _globals['_TOKENIZERESPONSE']._serialized_end=2704
-  _globals['_DETOKENIZEREQUEST']._serialized_start=2707
-  _globals['_DETOKENIZEREQUEST']._serialized_end=2897
-  _globals['_DETOKENIZERESPONSE']._serialized_start=2899
-  _globals['_DETOKENIZERESPONSE']._serialized_end=2965
-  _globals['_GENERATIONSERVICE']._serialized_start=3188
-  _globals['_GENERATIONSERVICE']._serialized_end=3519
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_FINISHREASON']._serialized_start=4877
+  _globals['_FINISHREASON']._serialized_end=5094
+  _globals['_TOKENIDS']._serialized_start=104
+  _globals['_TOKENIDS']._serialized_end=127
+  _globals['_CHATMESSAGE']._serialized_start=129
+  _globals['_CHATMESSAGE']._serialized_end=173
+  _globals['_MESSAGES']._serialized_start=175
+  _globals['_MESSAGES']._serialized_end=229
+  _globals['_GENERATEREQUEST']._serialized_start=232
+  _globals['_GENERATEREQUEST']._serialized_end=693
+  _globals['_CONSTRAINT']._serialized_start=695
+  _globals['_CONSTRAINT']._serialized_end=815
+  _globals['_CHOICES']._serialized_start=817
+  _globals['_CHOICES']._serialized_end=841
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=844
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=1391
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_start=1208
+  _globals['_SAMPLINGPARAMETERS_LOGITBIASENTRY']._serialized_end=1256
+  _globals['_STOPPINGCRITERIA']._serialized_start=1394
+  _globals['_STOPPINGCRITERIA']._serialized_end=1619
+  _globals['_OUTPUTOPTIONS']._serialized_start=1622
+  _globals['_OUTPUTOPTIONS']._serialized_end=1814
+  _globals['_CANDIDATE']._serialized_start=1816
+  _globals['_CANDIDATE']._serialized_end=1876
+  _globals['_TOKENLOGPROB']._serialized_start=1879
+  _globals['_TOKENLOGPROB']._serialized_end=2017
+  _globals['_MATCHEDSTOP']._serialized_start=2019
+  _globals['_MATCHEDSTOP']._serialized_end=2083
+  _globals['_USAGE']._serialized_start=2085
+  _globals['_USAGE']._serialized_end=2165
+  _globals['_TIMINGS']._serialized_start=2168
+  _globals['_TIMINGS']._serialized_end=2309
+  _globals['_GENERATERESPONSE']._serialized_start=2312
+  _globals['_GENERATERESPONSE']._serialized_end=2771
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=2774
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=2928
+  _globals['_STARTED']._serialized_start=2931
+  _globals['_STARTED']._serialized_end=3092
+  _globals['_DELTA']._serialized_start=3095
+  _globals['_DELTA']._serialized_end=3232
+  _globals['_FINISHED']._serialized_start=3235
+  _globals['_FINISHED']._serialized_end=3439
+  _globals['_GENERATEBATCHREQUEST']._serialized_start=3441
+  _globals['_GENERATEBATCHREQUEST']._serialized_end=3558
+  _globals['_GENERATEBATCHITEM']._serialized_start=3560
+  _globals['_GENERATEBATCHITEM']._serialized_end=3651
+  _globals['_GENERATEBATCHRESPONSE']._serialized_start=3654
+  _globals['_GENERATEBATCHRESPONSE']._serialized_end=3810
+  _globals['_STATUS']._serialized_start=3812
+  _globals['_STATUS']._serialized_end=3890
+  _globals['_SCOREREQUEST']._serialized_start=3893
+  _globals['_SCOREREQUEST']._serialized_end=4144
+  _globals['_SCORERESPONSE']._serialized_start=4147
+  _globals['_SCORERESPONSE']._serialized_end=4357
+  _globals['_TOKENIZEREQUEST']._serialized_start=4359
+  _globals['_TOKENIZEREQUEST']._serialized_end=4461
+  _globals['_TOKEN']._serialized_start=4463
+  _globals['_TOKEN']._serialized_end=4525
+  _globals['_TOKENIZERESPONSE']._serialized_start=4527
+  _globals['_TOKENIZERESPONSE']._serialized_end=4613
+  _globals['_DETOKENIZEREQUEST']._serialized_start=4616
+  _globals['_DETOKENIZEREQUEST']._serialized_end=4806
+  _globals['_DETOKENIZERESPONSE']._serialized_start=4808
+  _globals['_DETOKENIZERESPONSE']._serialized_end=4874
+  _globals['_GENERATIONSERVICE']._serialized_start=5097
+  _globals['_GENERATIONSERVICE']._serialized_end=5582
 # @@protoc_insertion_point(module_scope)

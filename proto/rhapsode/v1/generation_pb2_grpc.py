@@ -28,10 +28,13 @@ if _version_not_supported:
 class GenerationServiceStub(object):
     """GenerationService turns prompts into text.
 
-    Errors are gRPC statuses, never strings inside an OK response. INVALID_ARGUMENT carries
+    Errors are gRPC statuses, never strings inside an OK response. Each carries google.rpc.ErrorInfo with the
+    domain `rhapsode` and a stable reason, and google.rpc.RequestInfo. INVALID_ARGUMENT also carries
     google.rpc.BadRequest with the path of each field at fault (for example `sampling.top_p`);
-    RESOURCE_EXHAUSTED (queue full) and UNAVAILABLE (loading, draining, worker lost) carry
-    google.rpc.RetryInfo. NOT_FOUND means no such model, version or alias.
+    RESOURCE_EXHAUSTED (queue full, or the predicted wait exceeds the deadline) and UNAVAILABLE (loading, draining,
+    worker lost) carry google.rpc.RetryInfo. NOT_FOUND means no such model, version or alias.
+
+    Every length and count that a caller controls has a limit; ModelVersion.limits lists them.
     """
 
     def __init__(self, channel):
@@ -50,6 +53,16 @@ class GenerationServiceStub(object):
                 request_serializer=rhapsode_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=rhapsode_dot_v1_dot_generation__pb2.GenerateStreamResponse.FromString,
                 _registered_method=True)
+        self.GenerateBatch = channel.unary_stream(
+                '/rhapsode.v1.GenerationService/GenerateBatch',
+                request_serializer=rhapsode_dot_v1_dot_generation__pb2.GenerateBatchRequest.SerializeToString,
+                response_deserializer=rhapsode_dot_v1_dot_generation__pb2.GenerateBatchResponse.FromString,
+                _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/rhapsode.v1.GenerationService/Score',
+                request_serializer=rhapsode_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=rhapsode_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/rhapsode.v1.GenerationService/Tokenize',
                 request_serializer=rhapsode_dot_v1_dot_generation__pb2.TokenizeRequest.SerializeToString,
@@ -65,10 +78,13 @@ class GenerationServiceStub(object):
 class GenerationServiceServicer(object):
     """GenerationService turns prompts into text.
 
-    Errors are gRPC statuses, never strings inside an OK response. INVALID_ARGUMENT carries
+    Errors are gRPC statuses, never strings inside an OK response. Each carries google.rpc.ErrorInfo with the
+    domain `rhapsode` and a stable reason, and google.rpc.RequestInfo. INVALID_ARGUMENT also carries
     google.rpc.BadRequest with the path of each field at fault (for example `sampling.top_p`);
-    RESOURCE_EXHAUSTED (queue full) and UNAVAILABLE (loading, draining, worker lost) carry
-    google.rpc.RetryInfo. NOT_FOUND means no such model, version or alias.
+    RESOURCE_EXHAUSTED (queue full, or the predicted wait exceeds the deadline) and UNAVAILABLE (loading, draining,
+    worker lost) carry google.rpc.RetryInfo. NOT_FOUND means no such model, version or alias.
+
+    Every length and count that a caller controls has a limit; ModelVersion.limits lists them.
     """
 
     def Generate(self, request, context):
@@ -81,6 +97,21 @@ class GenerationServiceServicer(object):
     def GenerateStream(self, request, context):
         """GenerateStream answers as text is produced: one `started`, any number of `delta`, one `finished`.
         The concatenated delta texts equal the text that Generate returns for the same request and seed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateBatch(self, request, context):
+        """GenerateBatch answers many requests, each with any number of completions, as they complete: in no particular
+        order. A request that is refused or fails does so alone, with a status in its answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """Score tells how likely the model finds a given text, token by token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +144,16 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     request_deserializer=rhapsode_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=rhapsode_dot_v1_dot_generation__pb2.GenerateStreamResponse.SerializeToString,
             ),
+            'GenerateBatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateBatch,
+                    request_deserializer=rhapsode_dot_v1_dot_generation__pb2.GenerateBatchRequest.FromString,
+                    response_serializer=rhapsode_dot_v1_dot_generation__pb2.GenerateBatchResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=rhapsode_dot_v1_dot_generation__pb2.ScoreRequest.FromString,
+                    response_serializer=rhapsode_dot_v1_dot_generation__pb2.ScoreResponse.SerializeToString,
+            ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
                     request_deserializer=rhapsode_dot_v1_dot_generation__pb2.TokenizeRequest.FromString,
@@ -134,10 +175,13 @@ def add_GenerationServiceServicer_to_server(servicer, server):
 class GenerationService(object):
     """GenerationService turns prompts into text.
 
-    Errors are gRPC statuses, never strings inside an OK response. INVALID_ARGUMENT carries
+    Errors are gRPC statuses, never strings inside an OK response. Each carries google.rpc.ErrorInfo with the
+    domain `rhapsode` and a stable reason, and google.rpc.RequestInfo. INVALID_ARGUMENT also carries
     google.rpc.BadRequest with the path of each field at fault (for example `sampling.top_p`);
-    RESOURCE_EXHAUSTED (queue full) and UNAVAILABLE (loading, draining, worker lost) carry
-    google.rpc.RetryInfo. NOT_FOUND means no such model, version or alias.
+    RESOURCE_EXHAUSTED (queue full, or the predicted wait exceeds the deadline) and UNAVAILABLE (loading, draining,
+    worker lost) carry google.rpc.RetryInfo. NOT_FOUND means no such model, version or alias.
+
+    Every length and count that a caller controls has a limit; ModelVersion.limits lists them.
     """
 
     @staticmethod
@@ -184,6 +228,60 @@ class GenerationService(object):
             '/rhapsode.v1.GenerationService/GenerateStream',
             rhapsode_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             rhapsode_dot_v1_dot_generation__pb2.GenerateStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rhapsode.v1.GenerationService/GenerateBatch',
+            rhapsode_dot_v1_dot_generation__pb2.GenerateBatchRequest.SerializeToString,
+            rhapsode_dot_v1_dot_generation__pb2.GenerateBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rhapsode.v1.GenerationService/Score',
+            rhapsode_dot_v1_dot_generation__pb2.ScoreRequest.SerializeToString,
+            rhapsode_dot_v1_dot_generation__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

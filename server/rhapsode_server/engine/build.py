@@ -41,7 +41,8 @@ def build_engine(options: EngineOptions, on_loaded: Callable[[], None] = lambda:
     except torch.OutOfMemoryError as error:
         raise ModelRefused(OUT_OF_MEMORY, f"no memory left to run it on {loaded.device}") from error
     scheduler = Scheduler(pool=pool, max_sequences=options.max_sequences, max_batch_tokens=options.max_batch_tokens)
-    context_length = min(loaded.context_length, pool.num_tokens)
+    # Score reserves the context and the token after it.
+    context_length = min(loaded.context_length, pool.num_tokens - 1)
     return BuiltEngine(engine=Engine(scheduler, runner), loaded=loaded, context_length=context_length)
 
 

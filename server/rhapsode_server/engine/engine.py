@@ -4,22 +4,23 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rhapsode_server.engine.batch import Batch
-from rhapsode_server.engine.request import EngineRequest
-from rhapsode_server.engine.scheduler import Scheduler, TokenEvent
+from rhapsode_server.engine.batch import Batch, BatchResult
+from rhapsode_server.engine.events import PromptScores, Started, TokenEvent
+from rhapsode_server.engine.request import EngineRequest, Matcher
+from rhapsode_server.engine.scheduler import Scheduler
 
 
-class PendingTokens(Protocol):
-    """The sampled ids of a launched step, perhaps still on the device."""
+class PendingResult(Protocol):
+    """What a launched step will have given, perhaps still on the device."""
 
-    def token_ids(self) -> list[int]:
-        """Wait for the ids: one for each row that samples, NOT_FINITE where there is none."""
+    def read(self) -> BatchResult:
+        """Wait for it."""
 
 
 class Runner(Protocol):
     """Computes batches. `execute` launches a step and need not wait for it."""
 
-    def execute(self, batch: Batch) -> PendingTokens: ...
+    def execute(self, batch: Batch) -> PendingResult: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +37,10 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What one step brought: requests that began, tokens and ends of requests, and the books."""
+    """What one step brought: requests that began, scores of prompts, tokens and ends of requests, and the books."""
 
-    started: list[int]
+    started: list[Started]
+    prompt_scores: list[PromptScores]
     events: list[TokenEvent]
     stats: EngineStats
 
@@ -50,32 +52,38 @@ class Engine:
     scheduler: Scheduler
     runner: Runner
     depth: int = 1
-    _in_flight: deque[tuple[Batch, PendingTokens]] = field(default_factory=deque)
+    _in_flight: deque[tuple[Batch, PendingResult]] = field(default_factory=deque)
 
     @property
     def has_work(self) -> bool:
         return bool(self.scheduler.has_work or self._in_flight)
 
-    def submit(self, request: EngineRequest) -> None:
-        self.scheduler.submit(request)
+    def submit(self, request: EngineRequest, matcher: Matcher | None = None) -> None:
+        """`matcher` follows the request's constraint, if it has one."""
+        self.scheduler.submit(request, matcher)
 
     def cancel(self, request_id: int) -> None:
+        """Forget a request. Unknown ids are ignored."""
         self.scheduler.cancel(request_id)
 
     def step(self) -> StepResult:
-        """Launch the next batch, then take the tokens of the oldest one once the pipeline is full."""
+        """Launch the next batch, then take what the oldest one gave once the pipeline is full."""
         batch = self.scheduler.schedule()
         if batch:
             self._in_flight.append((batch, self.runner.execute(batch)))
-        events = self._complete_oldest() if self._is_full(batch) else []
-        return StepResult(started=self.scheduler.take_started(), events=events, stats=self._stats(batch))
+        if self._is_full(batch):
+            self._complete_oldest()
+        news = self.scheduler.take_news()
+        return StepResult(
+            started=news.started, prompt_scores=news.prompt_scores, events=news.events, stats=self._stats(batch)
+        )
 
     def _is_full(self, batch: Batch) -> bool:
         return len(self._in_flight) >= self.depth or (not batch and bool(self._in_flight))
 
-    def _complete_oldest(self) -> list[TokenEvent]:
+    def _complete_oldest(self) -> None:
         batch, pending = self._in_flight.popleft()
-        return self.scheduler.update(batch, pending.token_ids())
+        self.scheduler.update(batch, pending.read())
 
     def _stats(self, batch: Batch) -> EngineStats:
         return EngineStats(

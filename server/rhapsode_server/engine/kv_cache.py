@@ -22,19 +22,32 @@ class Extent:
 
 @dataclass(slots=True)
 class KVCache:
-    """Extents sized to what admission reserved: made with a sequence's first row, dropped when its slot is released."""
+    """Extents sized to what admission reserved: made with a sequence's first row, dropped when its slot is released.
+
+    A prompt that is another sequence's too is copied, since an extent has one owner, and so every sequence's blocks are
+    its own in the books. A cache of block tables would have both tables name the same full blocks, count their owners
+    in the books, and copy only the last block, which both go on to write.
+    """
 
     _extents: dict[int, list[Extent]] = field(default_factory=dict)  # by slot, then layer
 
     def append(self, layer: int, row: Row, keys_KTH: Tensor, values_KTH: Tensor) -> tuple[Tensor, Tensor]:
         """Store the row's keys and values and return all of the sequence's so far: [K, S, H] each."""
-        if row.start == 0:
-            del self._extents.setdefault(row.slot, [])[layer:]
-            self._extents[row.slot].append(_new_extent(row.num_reserved_tokens, keys_KTH, values_KTH))
+        if row.begins:
+            self._open(layer, row, keys_KTH, values_KTH)
         extent = self._extents[row.slot][layer]
         extent.keys_KCH[:, row.start : row.end] = keys_KTH
         extent.values_KCH[:, row.start : row.end] = values_KTH
         return extent.keys_KCH[:, : row.end], extent.values_KCH[:, : row.end]
+
+    def _open(self, layer: int, row: Row, keys_KTH: Tensor, values_KTH: Tensor) -> None:
+        extent = _new_extent(row.num_reserved_tokens, keys_KTH, values_KTH)
+        if row.prefix_slot is not None:
+            prefix = self._extents[row.prefix_slot][layer]
+            extent.keys_KCH[:, : row.start] = prefix.keys_KCH[:, : row.start]
+            extent.values_KCH[:, : row.start] = prefix.values_KCH[:, : row.start]
+        del self._extents.setdefault(row.slot, [])[layer:]
+        self._extents[row.slot].append(extent)
 
     def release(self, slots: Iterable[int]) -> None:
         for slot in slots:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rhapsode_server.engine.attention import ATTENTION
-from rhapsode_server.engine.batch import Row
+from rhapsode_server.engine.batch import Draw, Row
 from rhapsode_server.engine.refusal import NON_FINITE_LOGITS, UNSUPPORTED_ARCHITECTURE, ModelRefused
 from rhapsode_server.engine.request import SamplingParameters
 from rhapsode_server.engine.runner import ModelRunner
@@ -82,9 +82,8 @@ def _row(slot: int, ids: list[int], start: int, num_tokens: int) -> Row:
         start=start,
         num_tokens=num_tokens,
         token_ids=tuple(ids[start : start + num_tokens]),
-        samples=True,
-        sampling=SamplingParameters(),
         num_reserved_tokens=len(ids),
+        draw=Draw(parameters=SamplingParameters(), position=start + num_tokens),
     )
 
 

@@ -1,4 +1,4 @@
-"""Why a model cannot be run here. Imports no torch."""
+"""Why a model cannot be run here, or a constraint not be followed. Imports no torch."""
 
 UNSUPPORTED_ARCHITECTURE = "unsupported_architecture"
 NON_FINITE_LOGITS = "non_finite_logits"
@@ -13,4 +13,12 @@ class ModelRefused(Exception):  # noqa: N818 - it says what happened
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+        self.detail = detail
+
+
+class BadConstraint(Exception):  # noqa: N818 - it says what happened
+    """`detail` is one clear sentence that says what is wrong with the constraint."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
         self.detail = detail

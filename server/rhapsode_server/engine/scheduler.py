@@ -5,41 +5,44 @@ A step has a token budget: decodes go first, chunks of prompts fill the rest, so
 prompt never stalls a running stream.
 
 `schedule` may be called again before `update` has seen the last batch (a pipeline of depth 2): what
-it needs, it derives from counts, never from token values. Blocks and slots of a sequence that ended
-are freed when no step in flight touches them.
+it needs, it derives from counts, never from token values; sequences whose next draw depends on values
+sit out until these are known. Blocks and slots of a sequence that ended are freed when no step in flight
+touches them.
 """
 
-from collections import deque
-from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
-from rhapsode_server.engine.batch import Batch, Row
+from rhapsode_server.engine.batch import Batch, BatchResult, Row
 from rhapsode_server.engine.block_pool import BlockPool
-from rhapsode_server.engine.request import NOT_FINITE, EngineRequest, FinishReason, Sequence
+from rhapsode_server.engine.events import News, PromptScores, Started, TokenEvent
+from rhapsode_server.engine.groups import SharedPrompts
+from rhapsode_server.engine.queue import RequestQueue, Waiting
+from rhapsode_server.engine.request import NOTHING_LEFT, EngineRequest, FinishReason, Matcher, Sequence, TokenScore
+from rhapsode_server.engine.rows import longest_row, next_row
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenEvent:
-    """News of one request: a token, or its end, or both. `token_id` is None when it ended without one."""
-
-    request_id: int
-    token_id: int | None
-    finish_reason: FinishReason | None = None
+# Prompt tokens that one step scores at most. Each needs its logits over the whole vocabulary: 128 of 50,257 tokens are
+# 26 MB in float32, of 256,000 tokens 131 MB, and the matrix product is as efficient as it gets.
+MAX_SCORED_TOKENS = 128
 
 
 @dataclass(slots=True)
 class Scheduler:
-    """Admits, chunks, advances and frees sequences."""
+    """Admits, chunks, advances and frees sequences. `clock` gives the time that the limits of requests are told in."""
 
     pool: BlockPool
     max_sequences: int
     max_batch_tokens: int
-    waiting: deque[EngineRequest] = field(default_factory=deque)
+    clock: Callable[[], float] = time.monotonic
+    waiting: RequestQueue = field(default_factory=RequestQueue)
     running: dict[int, Sequence] = field(default_factory=dict)  # by request id, in order of admission
-    started: list[int] = field(default_factory=list)  # request ids admitted since the last `take_started`
-    _by_slot: dict[int, Sequence] = field(default_factory=dict)
-    _released_slots: list[int] = field(default_factory=list)
+    _by_slot: dict[int, Sequence] = field(default_factory=dict)  # those that run or are in a step in flight
     _free_slots: list[int] = field(default_factory=list)
+    _next_end: float = math.inf  # no request is ended by time before
+    _news: News = field(default_factory=News)
 
     def __post_init__(self) -> None:
         if self.max_batch_tokens < self.max_sequences:
@@ -51,35 +54,41 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting or self._by_slot or self._released_slots)
+        return bool(self.waiting or self._by_slot)
 
-    def submit(self, request: EngineRequest) -> None:
+    def submit(self, request: EngineRequest, matcher: Matcher | None = None) -> None:
         assert self.pool.blocks_for(request.num_reserved_tokens) <= self.pool.num_blocks, "it could never run"
-        self.waiting.append(request)
+        self.waiting.push(Waiting(request, matcher), arrived_at=self.clock())
+        if (when := request.ends_no_later_than) is not None:
+            self._next_end = min(self._next_end, when)
 
     def cancel(self, request_id: int) -> None:
         """Forget a request wherever it is. Unknown ids are ignored: it may just have ended."""
-        self.waiting = deque(request for request in self.waiting if request.request_id != request_id)
+        self.waiting.remove(request_id)
         if sequence := self.running.get(request_id):
-            self._finish(sequence, FinishReason.CANCELLED)
+            self._stop(sequence, FinishReason.CANCELLED)
 
     def schedule(self) -> Batch:
+        self._end_what_is_due()
+        released_slots = self._release_idle()
         self._admit()
         candidates = [sequence for sequence in self.running.values() if sequence.wants_step]
         decodes = [self._advance(sequence, 1) for sequence in candidates if not sequence.is_prefilling]
-        prefills = self._chunks([s for s in candidates if s.is_prefilling], self.max_batch_tokens - len(decodes))
-        released, self._released_slots = tuple(self._released_slots), []
-        return Batch(rows=(*decodes, *prefills), released_slots=released)
+        prefills = self._prefill([s for s in candidates if s.is_prefilling], self.max_batch_tokens - len(decodes))
+        return Batch(rows=(*decodes, *prefills), released_slots=released_slots)
 
-    def update(self, batch: Batch, token_ids: Seq[int]) -> list[TokenEvent]:
-        """Take the sampled ids of a batch, one for each row that samples, in order of rows."""
-        remaining = iter(token_ids)
-        events = [self._complete(row, next(remaining) if row.samples else None) for row in batch.rows]
-        return [event for event in events if event is not None]
+    def update(self, batch: Batch, result: BatchResult) -> None:
+        """Take what a batch gave."""
+        token_ids, scores, prompt_scores = iter(result.token_ids), iter(result.scores), iter(result.prompt_scores)
+        for row in batch.rows:
+            scored = tuple(islice(prompt_scores, len(row.scored.token_ids))) if row.scored else ()
+            token_id = next(token_ids) if row.draw else None
+            score = next(scores) if row.num_candidates is not None else None
+            self._complete(row, scored, token_id, score)
 
-    def take_started(self) -> list[int]:
-        started, self.started = self.started, []
-        return started
+    def take_news(self) -> News:
+        news, self._news = self._news, News()
+        return news
 
     def check_integrity(self) -> None:
         """The books agree: blocks, slots, sequences."""
@@ -87,76 +96,153 @@ class Scheduler:
         assert sorted([*self._free_slots, *self._by_slot]) == list(range(self.max_sequences))
         assert set(map(id, self.running.values())) <= set(map(id, self._by_slot.values()))
 
-    def _admit(self) -> None:
-        while self.waiting and self._free_slots and self.pool.can_allocate(self.waiting[0].num_reserved_tokens):
-            request = self.waiting.popleft()
-            blocks = self.pool.allocate(request.num_reserved_tokens)
-            sequence = Sequence(request=request, slot=self._free_slots.pop(), blocks=blocks)
-            self.running[request.request_id] = self._by_slot[sequence.slot] = sequence
-            self.started.append(request.request_id)
+    def _end_what_is_due(self) -> None:
+        now = self.clock()
+        if now < self._next_end:
+            return
+        for request in self._requests():
+            if reason := request.ended_by(now):
+                self._end(request, reason)
+        ends = (request.ends_no_later_than for request in self._requests())
+        self._next_end = min((when for when in ends if when is not None), default=math.inf)
 
-    def _chunks(self, sequences: list[Sequence], budget: int) -> list[Row]:
-        rows = []
-        for sequence in sequences:
-            if budget == 0:
+    def _requests(self) -> list[EngineRequest]:
+        running = [sequence.request for sequence in self.running.values()]
+        return [*running, *(waiting.request for waiting in self.waiting)]
+
+    def _release_idle(self) -> tuple[int, ...]:
+        """Free what ended and no step in flight touches, and whose prompt nobody is about to take over."""
+        prompts = SharedPrompts.of(self._by_slot.values())
+        ended = [s for s in self._by_slot.values() if s.finish_reason and not s.num_rows_in_flight]
+        released = [sequence for sequence in ended if not prompts.is_awaited(sequence)]
+        for sequence in released:
+            self.pool.free(sequence.blocks)
+            del self._by_slot[sequence.slot]
+            self._free_slots.append(sequence.slot)
+        return tuple(sequence.slot for sequence in released)
+
+    def _admit(self) -> None:
+        while self.waiting and self._free_slots:
+            request = self.waiting.first.request
+            if not self.pool.can_allocate(request.num_reserved_tokens):
                 break
-            rows.append(self._advance(sequence, min(sequence.num_unscheduled, budget)))
-            budget -= rows[-1].num_tokens
+            blocks = self.pool.allocate(request.num_reserved_tokens)
+            matcher = self.waiting.pop().matcher
+            sequence = Sequence(request=request, slot=self._free_slots.pop(), blocks=blocks, matcher=matcher)
+            self.running[request.request_id] = self._by_slot[sequence.slot] = sequence
+            end = _constrain(sequence)
+            if end and end[0] is FinishReason.CONSTRAINT and request.prompt_top_logprobs is not None:
+                sequence.request = replace(request, max_new_tokens=0)  # complete as it is: what is left is the prompt
+            elif end:
+                self._end(request, *end)
+
+    def _prefill(self, sequences: list[Sequence], budget: int) -> list[Row]:
+        prompts, num_scores, rows = SharedPrompts.of(self._by_slot.values()), MAX_SCORED_TOKENS, list[Row]()
+        for sequence in sequences:
+            if prompts.must_wait(sequence):
+                continue
+            holder = None if sequence.has_begun else prompts.holder(sequence)
+            start = sequence.request.num_shareable_tokens if holder else sequence.num_scheduled
+            num_tokens = min(budget, longest_row(sequence.request, start, num_scores))
+            if num_tokens == 0:
+                continue
+            if not sequence.has_begun:
+                self._begin(sequence, start)
+            row = self._advance(sequence, num_tokens, holder.slot if holder else None)
+            rows.append(row)
+            budget -= row.num_tokens
+            num_scores -= len(row.scored.token_ids) if row.scored else 0
         return rows
 
-    def _advance(self, sequence: Sequence, num_tokens: int) -> Row:
-        start, end = sequence.num_scheduled, sequence.num_scheduled + num_tokens
-        known = end <= len(sequence.token_ids)
-        row = Row(
-            slot=sequence.slot,
-            start=start,
-            num_tokens=num_tokens,
-            token_ids=tuple(sequence.token_ids[start:end]) if known else None,
-            samples=end == sequence.length,
-            sampling=sequence.request.sampling,
-            num_reserved_tokens=sequence.request.num_reserved_tokens,
-        )
-        sequence.num_scheduled = end
-        sequence.num_pending_tokens += row.samples
+    def _begin(self, sequence: Sequence, num_cached_tokens: int) -> None:
+        sequence.num_scheduled = num_cached_tokens
+        started = Started(request_id=sequence.request.request_id, num_cached_tokens=num_cached_tokens)
+        self._news.started.append(started)
+
+    def _advance(self, sequence: Sequence, num_tokens: int, prefix_slot: int | None = None) -> Row:
+        row = next_row(sequence, num_tokens, prefix_slot)
+        sequence.num_scheduled = row.end
+        sequence.num_pending_tokens += row.draw is not None
         sequence.num_rows_in_flight += 1
         return row
 
-    def _complete(self, row: Row, token_id: int | None) -> TokenEvent | None:
+    def _complete(
+        self, row: Row, scored: tuple[TokenScore, ...], token_id: int | None, score: TokenScore | None
+    ) -> None:
         sequence = self._by_slot[row.slot]
         sequence.num_rows_in_flight -= 1
-        if token_id is None or sequence.finish_reason is not None:
-            self._release_when_idle(sequence)
-            return None
-        sequence.num_pending_tokens -= 1
-        return self._accept(sequence, token_id)
+        sequence.num_pending_tokens -= token_id is not None
+        if sequence.finish_reason is None and scored:
+            self._tell_scores(sequence, scored)
+        if sequence.finish_reason is not None:
+            return
+        if token_id is not None:
+            self._accept(sequence, token_id, score)
+        elif row.end == sequence.request.num_reserved_tokens:
+            is_complete = sequence.matcher is not None and sequence.matcher.is_complete
+            self._end(sequence.request, FinishReason.CONSTRAINT if is_complete else FinishReason.LENGTH)
 
-    def _accept(self, sequence: Sequence, token_id: int) -> TokenEvent:
-        request_id = sequence.request.request_id
-        if token_id == NOT_FINITE:
-            self._finish(sequence, FinishReason.NOT_FINITE)
-            return TokenEvent(request_id=request_id, token_id=None, finish_reason=FinishReason.NOT_FINITE)
+    def _tell_scores(self, sequence: Sequence, scores: tuple[TokenScore, ...]) -> None:
+        if all(math.isfinite(score.logprob) for score in scores):
+            self._news.prompt_scores.append(PromptScores(request_id=sequence.request.request_id, scores=scores))
+        else:
+            self._end(sequence.request, FinishReason.NOT_FINITE)
+
+    def _accept(self, sequence: Sequence, token_id: int, score: TokenScore | None) -> None:
+        if token_id < 0:
+            self._end(sequence.request, *_reason_for_no_token(sequence, token_id))
+            return
         sequence.token_ids.append(token_id)
-        if reason := self._reason_to_stop(sequence, token_id):
-            self._finish(sequence, reason)
-        return TokenEvent(request_id=request_id, token_id=token_id, finish_reason=reason)
+        reason, detail = _reason_to_end(sequence, token_id) or (None, "")
+        request_id = sequence.request.request_id
+        self._news.events.append(
+            TokenEvent(request_id=request_id, token_id=token_id, finish_reason=reason, score=score, detail=detail)
+        )
+        if reason:
+            self._stop(sequence, reason)
 
-    def _reason_to_stop(self, sequence: Sequence, token_id: int) -> FinishReason | None:
-        request = sequence.request
-        if token_id in request.stop_token_ids:
-            return FinishReason.STOP_TOKEN
-        if len(sequence.token_ids) == request.num_reserved_tokens:
-            return FinishReason.LENGTH
-        return None
+    def _end(self, request: EngineRequest, reason: FinishReason, detail: str = "") -> None:
+        """End a request without a token, whether it waits or runs."""
+        event = TokenEvent(request_id=request.request_id, token_id=None, finish_reason=reason, detail=detail)
+        self._news.events.append(event)
+        if not self.waiting.remove(request.request_id):
+            self._stop(self.running[request.request_id], reason)
 
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+    def _stop(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason
         del self.running[sequence.request.request_id]
-        self._release_when_idle(sequence)
 
-    def _release_when_idle(self, sequence: Sequence) -> None:
-        if sequence.finish_reason is None or sequence.num_rows_in_flight:
-            return
-        self.pool.free(sequence.blocks)
-        del self._by_slot[sequence.slot]
-        self._free_slots.append(sequence.slot)
-        self._released_slots.append(sequence.slot)
+
+End = tuple[FinishReason, str]
+
+
+def _reason_to_end(sequence: Sequence, token_id: int) -> End | None:
+    if token_id in sequence.request.stop_token_ids:
+        return FinishReason.STOP_TOKEN, ""
+    if end := _constrain(sequence, token_id):
+        return end
+    is_full = len(sequence.token_ids) == sequence.request.num_reserved_tokens
+    return (FinishReason.LENGTH, "") if is_full else None
+
+
+def _reason_for_no_token(sequence: Sequence, token_id: int) -> End:
+    if token_id != NOTHING_LEFT:
+        return FinishReason.NOT_FINITE, ""
+    if sequence.matcher is None:
+        return FinishReason.NOTHING_LEFT, ""
+    return FinishReason.BAD_CONSTRAINT, "none of the tokens that may follow can be drawn with these sampling parameters"
+
+
+def _constrain(sequence: Sequence, token_id: int | None = None) -> End | None:
+    """Let its matcher go on by a token and say what may follow."""
+    if (matcher := sequence.matcher) is None:
+        return None
+    try:
+        if token_id is not None:
+            matcher.accept(token_id)
+        if matcher.is_complete:
+            return FinishReason.CONSTRAINT, ""
+        sequence.allowed_mask = matcher.allowed_mask()
+    except Exception as error:  # a grammar fails its own request only, whatever it does
+        return FinishReason.BAD_CONSTRAINT, str(error)
+    return None

@@ -25,6 +25,9 @@ def read_defaults(path: Path, vocabulary_size: int) -> GenerationDefaults:
             temperature=_number(generation, "temperature", 1.0, 0.0, 100.0) if samples else 0.0,
             top_k=int(_number(generation, "top_k", 0, 0, 2**32 - 1)),
             top_p=_number(generation, "top_p", 1.0, 1e-6, 1.0),
+            min_p=_number(generation, "min_p", 0.0, 0.0, 1.0),
+            typical_p=_number(generation, "typical_p", 1.0, 1e-6, 1.0),
+            repetition_penalty=_number(generation, "repetition_penalty", 1.0, 1e-6, 100.0),
             bos_token_id=next(iter(token_ids("bos_token_id")), None),
             eos_token_ids=token_ids("eos_token_id"),
         )

@@ -7,18 +7,35 @@ file system must not take a service down.
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rhapsode_server.config import ServerConfig
 from rhapsode_server.engine.refusal import ModelRefused
-from rhapsode_server.errors import FieldViolation, InvalidRequest, NotFound, Unavailable
+from rhapsode_server.errors import (
+    AliasNotFound,
+    Draining,
+    InvalidRequest,
+    Loading,
+    ModelNotFound,
+    NothingPublished,
+    Quarantined,
+    Unavailable,
+    VersionNotFound,
+)
 from rhapsode_server.metrics import Metrics
 from rhapsode_server.models.scan import CHAMPION, ScannedModel, scan
 from rhapsode_server.models.served import ModelStatus, ServedVersion, VersionState
 from rhapsode_server.models.version import PASSING_REASONS, Backoff, Version
 
 logger = logging.getLogger("rhapsode.models")
+
+# The states other than these lead to serving.
+_UNAVAILABLE: Mapping[VersionState, type[Unavailable]] = {
+    VersionState.QUARANTINED: Quarantined,
+    VersionState.DRAINING: Draining,
+    VersionState.UNLOADED: Draining,
+}
 
 # When a version that was refused for a passing reason is tried again, in seconds: then ever later.
 RETRY_DELAY, LONGEST_RETRY = 10.0, 600.0
@@ -71,24 +88,26 @@ class ServedModel:
         if self.serving is not None and self.serving.number == number:
             return self._champion()
         if number in self.versions:
-            raise Unavailable(self._why_not(self.versions[number]))
+            raise self._why_not(self.versions[number])
         served = f"served: {self.serving.number}" if self.serving else "none is served yet"
-        raise NotFound(f"version {number} of {self.name} is not served here; {served}")
+        raise VersionNotFound(f"version {number} of {self.name} is not served here; {served}")
 
     def _champion(self) -> ServedVersion:
         if self.serving is not None and self.serving.served is not None:
             return self.serving.served
         latest = self.serving or next(reversed(self.versions.values()), None)
-        raise Unavailable(self._why_not(latest) if latest else f"{self.name} has no champion yet")
+        raise self._why_not(latest) if latest else NothingPublished(f"{self.name} has no champion yet")
 
     def _aliased(self, alias: str) -> int:
         if alias not in self.aliases:
-            raise NotFound(f"{self.name} has no alias {alias!r}; it has {', '.join(sorted(self.aliases)) or 'none'}")
+            names = ", ".join(sorted(self.aliases)) or "none"
+            raise AliasNotFound(f"{self.name} has no alias {alias!r}; it has {names}")
         return self.aliases[alias]
 
-    def _why_not(self, version: Version) -> str:
+    def _why_not(self, version: Version) -> Unavailable:
+        kind = _UNAVAILABLE.get(version.state, Loading)
         reason = f" ({version.refusal})" if version.refusal else ""
-        return f"version {version.number} of {self.name} is {version.state.value}{reason}"
+        return kind(f"version {version.number} of {self.name} is {version.state.value}{reason}")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -130,16 +149,16 @@ class ModelRegistry:
     def _model(self, name: str) -> ServedModel:
         name = name or self._default_name()
         if name not in self.models:
-            raise NotFound(f"no model {name!r}; there is {self._names()}")
+            raise ModelNotFound(f"no model {name!r}; there is {self._names()}")
         return self.models[name]
 
     def _default_name(self) -> str:
         if self.config.default_model:
             return self.config.default_model
         if not self.models:
-            raise Unavailable(f"no model is published in {self.config.models} yet")
+            raise NothingPublished(f"no model is published in {self.config.models} yet")
         if len(self.models) > 1:
-            raise InvalidRequest([FieldViolation("model", f"name one of the models: {self._names()}")])
+            raise InvalidRequest.of("model", f"name one of the models: {self._names()}")
         return next(iter(self.models))
 
     def _names(self) -> str:

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
-from rhapsode_server.engine.request import SamplingParameters
+from rhapsode_contract.postprocess import Pipeline
+
+from rhapsode_server.models.limits import Limits
+from rhapsode_server.text.chat import ChatTemplate
 from rhapsode_server.text.tokenizer import Tokenizer
 from rhapsode_server.workers.stream import TokenStream
 
@@ -27,22 +30,15 @@ class VersionState(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a request may ask: tokens of prompt and completion together, ids, requests at once and in the queue."""
-
-    context_length: int
-    vocabulary_size: int
-    max_sequences: int
-    max_queued_requests: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDefaults:
     """What the version's generation_config says for what a request leaves unset. Temperature 0 is greedy."""
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
@@ -53,24 +49,29 @@ class Submits(Protocol):
     def hold(self) -> AbstractContextManager[None]:
         """Meanwhile the engine is not retired, so that who resolved a version can still submit to it."""
 
-    def submit(
-        self,
-        *,
-        prompt_ids: Sequence[int],
-        max_new_tokens: int,
-        sampling: SamplingParameters,
-        stop_token_ids: frozenset[int],
-    ) -> TokenStream:
-        """Queue a request. Raises Overloaded when the queue is full, Unavailable when the engine is not there."""
+    def submit(self, *, prompt_ids: Sequence[int], **fields: Any) -> TokenStream:
+        """Queue a request with the fields of EngineRequest but its id.
+
+        Raises Overloaded when the queue is full, by requests or by tokens, or the request would begin after its
+        deadline; Unavailable when the engine is not there.
+        """
+
+    def new_group(self) -> int:
+        """For requests of the same prompt, which is then computed once."""
+
+    def predicted_wait(self, num_tokens: int, priority: int = 0) -> float:
+        """Seconds until a request of so many tokens, prompt and completion, would begin, by the measured rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedVersion:
-    """A version that takes requests."""
+    """A version that takes requests. Without a chat template it takes no conversations."""
 
     model: str
     version: int
     tokenizer: Tokenizer
+    chat_template: ChatTemplate | None = None
+    postprocess: Pipeline = field(default_factory=Pipeline)
     defaults: GenerationDefaults
     limits: Limits
     engine: Submits

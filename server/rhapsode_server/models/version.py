@@ -11,12 +11,12 @@ from rhapsode_contract.model_directory import VerificationError, verify_version
 
 from rhapsode_server.config import ServerConfig
 from rhapsode_server.engine.options import EngineOptions
-from rhapsode_server.engine.refusal import LOAD_FAILED, OUT_OF_MEMORY, ModelRefused
+from rhapsode_server.engine.refusal import OUT_OF_MEMORY, ModelRefused
 from rhapsode_server.errors import WorkerLost
 from rhapsode_server.metrics import Metrics
-from rhapsode_server.models.defaults import read_defaults
-from rhapsode_server.models.served import Limits, ServedVersion, VersionState, VersionStatus
-from rhapsode_server.text.tokenizer import Tokenizer
+from rhapsode_server.models.files import read_files
+from rhapsode_server.models.limits import Limits
+from rhapsode_server.models.served import ServedVersion, VersionState, VersionStatus
 from rhapsode_server.workers.messages import Ready
 from rhapsode_server.workers.worker import Worker
 
@@ -157,20 +157,19 @@ class Version:
 
     async def _start_worker_once(self) -> None:
         self.enter(VersionState.LOADING)
-        try:
-            tokenizer = await asyncio.to_thread(Tokenizer.load, self.path)
-        except ValueError as error:
-            raise ModelRefused(LOAD_FAILED, str(error)) from error
-        defaults = read_defaults(self.path, tokenizer.vocabulary_size)
-        self._worker = worker = self._make_worker(tokenizer.vocabulary_size)
+        files = await asyncio.to_thread(read_files, self.path)
+        vocabulary_size = files.tokenizer.vocabulary_size
+        self._worker = worker = self._make_worker(vocabulary_size)
         self._facts = facts = await worker.start()
         self._up_since = asyncio.get_running_loop().time()
         self.served = ServedVersion(
             model=self.model,
             version=self.number,
-            tokenizer=tokenizer,
-            defaults=defaults,
-            limits=self._limits(facts, tokenizer.vocabulary_size),
+            tokenizer=files.tokenizer,
+            chat_template=files.chat_template,
+            postprocess=files.postprocess,
+            defaults=files.defaults,
+            limits=self._limits(facts, vocabulary_size),
             engine=worker,
         )
 
@@ -189,6 +188,7 @@ class Version:
         return Worker(
             options=options,
             max_queued_requests=config.max_queued_requests,
+            max_queued_tokens=config.max_queued_tokens,
             on_step=lambda stats, seconds: self.metrics.observe_step(self.model, self.number, stats, seconds),
             on_warming=lambda: self.enter(VersionState.WARMING),
             on_lost=self._lost,
@@ -200,6 +200,7 @@ class Version:
             vocabulary_size=vocabulary_size,
             max_sequences=self.config.max_sequences,
             max_queued_requests=self.config.max_queued_requests,
+            max_queued_tokens=self.config.max_queued_tokens,
         )
 
     def _lost(self) -> None:

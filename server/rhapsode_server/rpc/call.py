@@ -6,6 +6,7 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from rhapsode_server.metrics import Metrics
 from rhapsode_server.models.served import ServedVersion
 from rhapsode_server.workers.stream import TokenStream
 
@@ -21,11 +22,15 @@ def is_request_id(text: str) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """A call of one of our services. Times are `time.monotonic()` seconds; `tokens` are those of a generation."""
+    """A call of one of our services, or a completion of a batch, which has a `branch` of its call.
+
+    Times are `time.monotonic()` seconds; `tokens` are those of a generation. `deadline` is when the caller gives up.
+    """
 
     method: str
     request_id: str = field(default_factory=lambda: secrets.token_hex(16))
     arrived_at: float = field(default_factory=time.monotonic)
+    deadline: float | None = None
     model: str = ""
     version: int | None = None
     finish_reason: str = ""
@@ -33,6 +38,10 @@ class Call:
     num_generated_tokens: int = 0
     tokens: TokenStream | None = None
     last_tokens_at: float | None = None
+
+    def branch(self) -> "Call":
+        """One of many answers of this call."""
+        return Call(method=self.method, request_id=self.request_id, arrived_at=self.arrived_at, deadline=self.deadline)
 
     def answered_by(self, version: ServedVersion) -> None:
         self.model, self.version = version.model, version.version
@@ -58,6 +67,15 @@ class Call:
 
     def _until(self, moment: float | None) -> float | None:
         return None if moment is None else moment - self.arrived_at
+
+
+def count_completion(metrics: Metrics, call: Call, outcome: str) -> None:
+    """A completion, or the call that was to bring it, ended with `outcome`."""
+    metrics.count_request(call.model, "" if call.version is None else call.version, outcome, call.finish_reason)
+    if call.tokens is not None and call.version is not None:
+        metrics.observe_request(
+            call.model, call.version, queue=call.queue, first_token=call.first_token, total=call.total
+        )
 
 
 # Set by the interceptor in the task of each call.

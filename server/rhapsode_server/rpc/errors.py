@@ -5,37 +5,52 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-import grpc
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo  # type: ignore[import-untyped]
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import (  # type: ignore[import-untyped]
+    BadRequest,
+    ErrorInfo,
+    RequestInfo,
+    RetryInfo,
+)
+from grpc import StatusCode
+from rhapsode.v1.generation_pb2 import Status
 
 from rhapsode_server import errors
 from rhapsode_server.rpc.call import REQUEST_ID_KEY
 
-
-class NotFiniteLogits(errors.ServingError):
-    """The model computed NaN or infinities for this prompt; a retry would do so again."""
+DOMAIN = "rhapsode"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The status that a call ends with, and the label under which it is counted."""
+    """The status that a call ends with, its stable reason, and the label under which it is counted."""
 
-    code: grpc.StatusCode
+    code: StatusCode
+    reason: str
     label: str
 
 
 OUTCOMES: Mapping[type[errors.ServingError], Outcome] = {
-    errors.InvalidRequest: Outcome(grpc.StatusCode.INVALID_ARGUMENT, "invalid"),
-    errors.NotFound: Outcome(grpc.StatusCode.NOT_FOUND, "invalid"),
-    errors.TryAgain: Outcome(grpc.StatusCode.UNAVAILABLE, "unavailable"),
-    errors.Overloaded: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
-    NotFiniteLogits: Outcome(grpc.StatusCode.INTERNAL, "error"),
+    errors.InvalidRequest: Outcome(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "invalid"),
+    errors.NotFound: Outcome(StatusCode.NOT_FOUND, "NOT_FOUND", "invalid"),
+    errors.ModelNotFound: Outcome(StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "invalid"),
+    errors.VersionNotFound: Outcome(StatusCode.NOT_FOUND, "VERSION_NOT_FOUND", "invalid"),
+    errors.AliasNotFound: Outcome(StatusCode.NOT_FOUND, "ALIAS_NOT_FOUND", "invalid"),
+    errors.NotFiniteLogits: Outcome(StatusCode.INTERNAL, "NOT_FINITE_LOGITS", "error"),
+    errors.DeadlinePassed: Outcome(StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "deadline"),
+    errors.TryAgain: Outcome(StatusCode.UNAVAILABLE, "UNAVAILABLE", "unavailable"),
+    errors.Overloaded: Outcome(StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "overloaded"),
+    errors.DeadlineUnreachable: Outcome(StatusCode.RESOURCE_EXHAUSTED, "DEADLINE_UNREACHABLE", "overloaded"),
+    errors.Unavailable: Outcome(StatusCode.UNAVAILABLE, "UNAVAILABLE", "unavailable"),
+    errors.NothingPublished: Outcome(StatusCode.UNAVAILABLE, "NOTHING_PUBLISHED", "unavailable"),
+    errors.Loading: Outcome(StatusCode.UNAVAILABLE, "LOADING", "unavailable"),
+    errors.Draining: Outcome(StatusCode.UNAVAILABLE, "DRAINING", "unavailable"),
+    errors.Quarantined: Outcome(StatusCode.UNAVAILABLE, "QUARANTINED", "unavailable"),
+    errors.WorkerLost: Outcome(StatusCode.UNAVAILABLE, "WORKER_LOST", "unavailable"),
 }
-BUG = Outcome(grpc.StatusCode.INTERNAL, "error")
+BUG = Outcome(StatusCode.INTERNAL, "INTERNAL", "error")
 
 # Status and details travel in the trailing metadata, for which clients accept 8 KiB by default.
 _MAX_MESSAGE_LENGTH = 1000
@@ -56,12 +71,22 @@ def message_of(error: Exception, request_id: str) -> str:
 
 def trailing_metadata(error: Exception, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
     """The request id, and a google.rpc.Status with the details."""
-    status = Status(code=outcome_of(error).code.value[0], message=message_of(error, request_id))
-    for detail in (*_details(error), RequestInfo(request_id=request_id)):
-        packed = Packed()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return (REQUEST_ID_KEY, request_id), ("grpc-status-details-bin", status.SerializeToString())
+    status = status_of(error, request_id).SerializeToString()
+    return (REQUEST_ID_KEY, request_id), ("grpc-status-details-bin", status)
+
+
+def status_of(error: Exception, request_id: str) -> Status:
+    """How a call that failed so ends; the fields, and so the bytes, are those of google.rpc.Status."""
+    outcome = outcome_of(error)
+    info = ErrorInfo(reason=outcome.reason, domain=DOMAIN)
+    details = [_packed(detail) for detail in (info, *_details(error), RequestInfo(request_id=request_id))]
+    return Status(code=outcome.code.value[0], message=message_of(error, request_id), details=details)
+
+
+def _packed(detail: Message) -> Packed:
+    packed = Packed()
+    packed.Pack(detail)
+    return packed
 
 
 def _details(error: Exception) -> list[Message]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, cast
@@ -10,9 +11,9 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from rhapsode_server.errors import FieldViolation, InvalidRequest
+from rhapsode_server.errors import InvalidRequest
 from rhapsode_server.metrics import Metrics
-from rhapsode_server.rpc.call import REQUEST_ID_KEY, Call, current_call, is_request_id
+from rhapsode_server.rpc.call import REQUEST_ID_KEY, Call, count_completion, current_call, is_request_id
 from rhapsode_server.rpc.errors import BUG, message_of, outcome_of, trailing_metadata
 from rhapsode_server.rpc.open_calls import OpenCalls
 
@@ -56,6 +57,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def _answer(self, method: "_Method", raw: bytes, context: Context) -> Message | None:
         call = Call(method=method.name)
+        call.deadline = _deadline(context)
         current_call.set(call)
         try:
             response = await self._run(method, call, raw, context)
@@ -86,18 +88,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         await context.abort(outcome.code, message, trailing_metadata(error, call.request_id))
 
     def _report(self, call: Call, outcome: str, **more: str) -> None:
+        self._metrics.count_call(call.method, outcome)
         if call.method in _GENERATES:
-            self._measure(call, outcome)
+            count_completion(self._metrics, call, outcome)
         logger.info("request", extra={"fields": {**_log_fields(call, outcome), **more}})
-
-    def _measure(self, call: Call, outcome: str) -> None:
-        version = "" if call.version is None else call.version
-        self._metrics.count_request(call.model, version, outcome, call.finish_reason)
-        if call.tokens is None or call.version is None:
-            return
-        self._metrics.observe_request(
-            call.model, call.version, queue=call.queue, first_token=call.first_token, total=call.total
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +111,7 @@ def _parsed(deserialize: Callable[[bytes], Message], raw: bytes) -> Message:
     try:
         return deserialize(raw)
     except DecodeError as error:
-        raise InvalidRequest([FieldViolation("request", f"the message cannot be read: {error}")]) from None
+        raise InvalidRequest.of("request", f"the message cannot be read: {error}") from None
 
 
 def _metadata_request_id(context: Context) -> str:
@@ -127,6 +121,11 @@ def _metadata_request_id(context: Context) -> str:
 def _adopt_request_id(call: Call, request_id: str) -> None:
     if is_request_id(request_id):
         call.request_id = request_id
+
+
+def _deadline(context: Context) -> float | None:
+    remaining: float | None = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
 
 
 def _is_expired(context: Context) -> bool:

@@ -1,21 +1,73 @@
 """From values to messages."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 from google.protobuf.duration_pb2 import Duration
 from rhapsode.v1 import generation_pb2 as pb
 from rhapsode.v1 import models_pb2
 
-from rhapsode_server.engine.request import SamplingParameters
-from rhapsode_server.models.served import Limits, ModelStatus, VersionStatus
+from rhapsode_server.models.limits import Limits
+from rhapsode_server.models.served import ModelStatus, VersionStatus
 from rhapsode_server.rpc.call import Call
 from rhapsode_server.text.tokenizer import Piece
 
+Event = pb.Started | pb.Delta | pb.Finished
 
-def sampling(used: SamplingParameters) -> pb.SamplingParameters:
-    return pb.SamplingParameters(temperature=used.temperature, top_k=used.top_k, top_p=used.top_p, seed=used.seed)
+
+def started(call: Call, sampling: pb.SamplingParameters) -> pb.Started:
+    return pb.Started(
+        request_id=call.request_id,
+        model=call.model,
+        version=call.version,
+        seed=sampling.seed,
+        usage=usage(call),
+        sampling=sampling,
+    )
+
+
+def finished(call: Call, reason: pb.FinishReason, stop: pb.MatchedStop | None) -> pb.Finished:
+    return pb.Finished(finish_reason=reason, matched_stop=stop, usage=usage(call), timings=timings(call))
+
+
+def stream_response(event: Event) -> pb.GenerateStreamResponse:
+    match event:
+        case pb.Started():
+            return pb.GenerateStreamResponse(started=event)
+        case pb.Delta():
+            return pb.GenerateStreamResponse(delta=event)
+    return pb.GenerateStreamResponse(finished=event)
+
+
+def whole_response(events: Sequence[Event]) -> pb.GenerateResponse:
+    """The answer that says at once what the events say one by one."""
+    started, finished = events[0], events[-1]
+    assert isinstance(started, pb.Started)
+    assert isinstance(finished, pb.Finished)
+    deltas = [event for event in events if isinstance(event, pb.Delta)]
+    return pb.GenerateResponse(
+        request_id=started.request_id,
+        model=started.model,
+        version=started.version,
+        text="".join(delta.text for delta in deltas),
+        token_ids=[token_id for delta in deltas for token_id in delta.token_ids],
+        logprobs=[each for delta in deltas for each in delta.logprobs],
+        prompt_logprobs=[each for delta in deltas for each in delta.prompt_logprobs],
+        finish_reason=finished.finish_reason,
+        matched_stop=finished.matched_stop if finished.HasField("matched_stop") else None,
+        seed=started.seed,
+        sampling=started.sampling,
+        usage=finished.usage,
+        timings=finished.timings,
+    )
 
 
 def usage(call: Call) -> pb.Usage:
-    return pb.Usage(prompt_tokens=call.num_prompt_tokens, completion_tokens=call.num_generated_tokens)
+    return pb.Usage(
+        prompt_tokens=call.num_prompt_tokens,
+        cached_tokens=call.tokens.num_cached_tokens if call.tokens else 0,
+        completion_tokens=call.num_generated_tokens,
+    )
 
 
 def timings(call: Call) -> pb.Timings:
@@ -44,12 +96,7 @@ def _model_version(status: VersionStatus) -> models_pb2.ModelVersion:
 
 
 def _limits(limits: Limits) -> models_pb2.Limits:
-    return models_pb2.Limits(
-        context_length=limits.context_length,
-        vocabulary_size=limits.vocabulary_size,
-        max_sequences=limits.max_sequences,
-        max_queued_requests=limits.max_queued_requests,
-    )
+    return models_pb2.Limits(**asdict(limits))
 
 
 def _duration(seconds: float | None) -> Duration | None:

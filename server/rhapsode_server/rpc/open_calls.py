@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rhapsode_server.errors import Unavailable
+from rhapsode_server.errors import Draining
 
 
 class OpenCalls:
@@ -33,9 +33,9 @@ class OpenCalls:
         return self._count
 
     def check_admission(self) -> None:
-        """Raises Unavailable once draining."""
+        """Raises Draining once draining."""
         if self._draining:
-            raise Unavailable("the server is shutting down")
+            raise Draining("the server is shutting down")
 
     def drain(self) -> None:
         """Refuse new calls from now on."""

@@ -11,6 +11,7 @@ from rhapsode.v1 import generation_pb2, generation_pb2_grpc, models_pb2, models_
 
 from rhapsode_server.config import ServerConfig
 from rhapsode_server.metrics import Metrics
+from rhapsode_server.models.limits import REQUEST_LIMITS
 from rhapsode_server.models.served import Models
 from rhapsode_server.rpc.generation import GenerationService
 from rhapsode_server.rpc.health import HealthService
@@ -27,7 +28,7 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _OPTIONS: Sequence[tuple[str, int]] = (
     # A prompt that is far too long must reach the check that says so.
-    ("grpc.max_receive_message_length", 4 * 2**20),
+    ("grpc.max_receive_message_length", REQUEST_LIMITS.max_message_bytes),
     # Without it a second server on the same port would silently take half of the calls.
     ("grpc.so_reuseport", 0),
     # Clients may ping every 10 s (5 s leaves room for jitter), also between calls.

@@ -24,15 +24,24 @@ class TextDelta:
 class TextStream:
     """Text, matched stop and tokens used in total do not depend on how the ids are cut into pushes.
 
-    Tokens that end a completion, such as the end of sequence, are for the caller to see and not to push.
+    `include_stop` leaves the stop string that ended the completion at the end of the text.
+
+    Tokens that end a completion, such as the end of sequence, are for the caller to see and not to push, unless their
+    text is wanted.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stop_strings: Sequence[str], skip_special_tokens: bool
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int],
+        stop_strings: Sequence[str],
+        skip_special_tokens: bool,
+        include_stop: bool = False,
     ) -> None:
         self._decoder = IncrementalDecoder(tokenizer, prompt_ids, skip_special_tokens)
         self._stops = StopStrings(stop_strings)
         self._has_stops = bool(stop_strings)
+        self._include_stop = include_stop
         self._num_held = 0  # characters decoded that the stop strings hold back
         self._stopped = False
 
@@ -49,7 +58,7 @@ class TextStream:
         self._stopped = True
         num_characters = len(text) + len(stop) - self._num_held
         num_tokens = _num_tokens_for(decoder_before, ids, num_characters)
-        return TextDelta(text=text, matched_stop=stop, num_tokens_used=num_tokens)
+        return TextDelta(text=text + self._kept(stop), matched_stop=stop, num_tokens_used=num_tokens)
 
     def finish(self) -> TextDelta:
         """What is left when no more ids come. An incomplete character at the end may still complete a stop."""
@@ -57,7 +66,10 @@ class TextStream:
             return TextDelta(text="", matched_stop=None, num_tokens_used=0)
         self._stopped = True
         text, stop = self._stops.push(self._decoder.finish())
-        return TextDelta(text=text + self._stops.finish(), matched_stop=stop, num_tokens_used=0)
+        return TextDelta(text=text + self._kept(stop) + self._stops.finish(), matched_stop=stop, num_tokens_used=0)
+
+    def _kept(self, stop: str | None) -> str:
+        return stop if self._include_stop and stop else ""
 
 
 def _num_tokens_for(decoder: IncrementalDecoder, ids: Sequence[int], num_characters: int) -> int:

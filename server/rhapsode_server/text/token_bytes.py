@@ -47,12 +47,16 @@ class TokenBytes:
 
     def join(self, ids: Sequence[int], *, at_start: bool) -> bytes:
         """The bytes of `ids`, which begin the text or not. Raises KeyError for an id without a token."""
+        return b"".join(self.parts(ids, at_start=at_start))
+
+    def parts(self, ids: Sequence[int], *, at_start: bool) -> list[bytes]:
+        """What each of `ids` adds to their text."""
         parts = [self.anywhere[token_id] for token_id in ids]
         if at_start:
             first = next((index for index, part in enumerate(parts) if part), None)
             if first is not None:
                 parts[first] = self.at_start.get(ids[first], parts[first])
-        return b"".join(parts)
+        return parts
 
     def begin_text(self, ids: Sequence[int]) -> bool:
         """Whether any of `ids` has bytes, so that what follows is no longer the start of the text."""

@@ -71,8 +71,8 @@ class Tokenizer:
     def encode_pieces(self, text: str) -> list[Piece]:
         """The tokens of `text`, in order.
 
-        Where the tokens' bytes are the text's, as with byte-level BPE, each piece spans exactly its own bytes.
-        Otherwise a piece spans the characters that the library says it came from.
+        Where the tokens' bytes are the text's, each piece spans exactly its own, perhaps part of a character: the spans
+        follow each other without a gap. Otherwise a piece spans the characters that the library says it came from.
         """
         encoding = self._inner.encode_batch([text], add_special_tokens=False)[0]
         spans = self._exact_spans(text, encoding.ids) or _character_spans(text, encoding.offsets)
@@ -114,9 +114,14 @@ class Tokenizer:
         return self.token_table.anywhere[token_id]
 
     def _exact_spans(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:
-        if self.token_table is None or self.token_table.join(ids, at_start=False) != text.encode():
+        if self.token_table is None:
             return None
-        return list(pairwise(accumulate((len(self.token_table.anywhere[i]) for i in ids), initial=0)))
+        # A space that the decoder takes from the start of a text need not be one that the encoder put there.
+        for at_start in (True, False):
+            parts = self.token_table.parts(ids, at_start=at_start)
+            if b"".join(parts) == text.encode():
+                return list(pairwise(accumulate(map(len, parts), initial=0)))
+        return None
 
 
 def _character_spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -10,14 +10,18 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import NoReturn
 
 from rhapsode_server.engine.engine import Engine
+from rhapsode_server.engine.grammar import Grammars
 from rhapsode_server.engine.refusal import ModelRefused
+from rhapsode_server.workers.constraints import Constraining, Prepared
 from rhapsode_server.workers.messages import Cancel, Crashed, Ready, Refused, Start, Step, Submit, ToWorker, Warming
 
-Inbox = queue.SimpleQueue[ToWorker]
+Inbox = queue.SimpleQueue[ToWorker | Prepared]
 
 
 def main() -> None:
@@ -27,7 +31,10 @@ def main() -> None:
     start = inbox.get()
     assert isinstance(start, Start)
     try:
-        run(_build(connection, start), inbox, connection)
+        engine = _build(connection, start)
+        tokenizer_file = Path(start.options.path) / "tokenizer.json"
+        grammars = Grammars(tokenizer_file, vocabulary_size=start.options.vocabulary_size)
+        run(engine, Constraining(engine, grammars, notify=inbox.put), inbox, connection)
     except ModelRefused as refusal:
         connection.send(Refused(reason=refusal.reason, detail=refusal.detail))
     except Exception:
@@ -35,22 +42,29 @@ def main() -> None:
         sys.exit(1)
 
 
-def run(engine: Engine, inbox: Inbox, connection: Connection) -> NoReturn:
+def run(engine: Engine, constraining: Constraining, inbox: Inbox, connection: Connection) -> NoReturn:
     """Step while there is work, wait for messages while there is none, until the process is killed."""
     while True:
         for message in _messages(inbox, wait=not engine.has_work):
             match message:
+                case Submit(request) if request.constraint:
+                    constraining.begin(request)
                 case Submit(request):
                     engine.submit(request)
+                case Prepared(request):
+                    constraining.finish(request)
                 case Cancel(request_id):
+                    constraining.cancel(request_id)
                     engine.cancel(request_id)
-        if engine.has_work:
+        refused = constraining.take_refused()
+        if engine.has_work or refused:
             began = time.perf_counter()
             result = engine.step()
+            result = replace(result, events=[*refused, *result.events])
             connection.send(Step(result=result, seconds=time.perf_counter() - began))
 
 
-def _messages(inbox: Inbox, *, wait: bool) -> Iterator[ToWorker]:
+def _messages(inbox: Inbox, *, wait: bool) -> Iterator[ToWorker | Prepared]:
     """All that have come; if there is none and `wait`, the next one."""
     if wait:
         yield inbox.get()

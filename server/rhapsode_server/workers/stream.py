@@ -2,34 +2,45 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from rhapsode_server.engine.request import FinishReason
+from rhapsode_server.engine.request import FinishReason, TokenScore
 
 
 @dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """Tokens that gathered since the last read. `finish_reason` is set in the last chunk only."""
+    """Tokens that gathered since the last read, and scores if they were asked for.
+
+    `finish_reason` is set in the last chunk only, and `detail` there only: why a constraint is bad.
+    """
 
     token_ids: list[int]
     finish_reason: FinishReason | None
+    scores: list[TokenScore] = field(default_factory=list)
+    prompt_scores: list[TokenScore] = field(default_factory=list)
+    detail: str = ""
 
 
 @dataclass(slots=True, eq=False)
 class TokenStream:
     """Iterates over chunks. While nobody reads, tokens gather and later leave together.
 
-    The times are `time.monotonic()` seconds. Close it however the request ends: an unfinished one is then cancelled in
-    the engine.
+    The times are `time.monotonic()` seconds; `num_cached_tokens` of the prompt were computed before. Close it however
+    the request ends: an unfinished one is then cancelled in the engine.
     """
 
     on_close: Callable[[], None]
     submitted_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     first_token_at: float | None = None
+    num_cached_tokens: int = 0
+    num_generated: int = 0
     _token_ids: list[int] = field(default_factory=list)
+    _scores: list[TokenScore] = field(default_factory=list)
+    _prompt_scores: list[TokenScore] = field(default_factory=list)
     _finish_reason: FinishReason | None = None
+    _detail: str = ""
     _error: Exception | None = None
     _closed: bool = False
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -38,12 +49,12 @@ class TokenStream:
         return self
 
     async def __anext__(self) -> TokenChunk:
-        """The next chunk. Raises WorkerLost when the worker was lost, after the tokens that it had sent."""
+        """The next chunk. Raises WorkerLost when the worker was lost, after all that it had sent."""
         if self._closed:
             raise StopAsyncIteration
         await self._news.wait()
         self._news.clear()
-        if self._error is not None and not self._token_ids:
+        if self._error is not None and not (self._token_ids or self._prompt_scores):
             raise self._error
         return self._take()
 
@@ -53,15 +64,29 @@ class TokenStream:
             self._closed = True
             self.on_close()
 
-    def mark_started(self, seconds_ago: float) -> None:
+    def mark_started(self, seconds_ago: float, num_cached_tokens: int = 0) -> None:
         """The engine began with the prompt."""
         self.started_at = max(self.submitted_at, time.monotonic() - seconds_ago)
+        self.num_cached_tokens = num_cached_tokens
 
-    def push(self, token_id: int | None, finish_reason: FinishReason | None) -> None:
+    def push(
+        self,
+        token_id: int | None,
+        finish_reason: FinishReason | None,
+        score: TokenScore | None = None,
+        detail: str = "",
+    ) -> None:
         if token_id is not None:
             self._token_ids.append(token_id)
+            self.num_generated += 1
             self.first_token_at = self.first_token_at or time.monotonic()
-        self._finish_reason = finish_reason
+        if score is not None:
+            self._scores.append(score)
+        self._finish_reason, self._detail = finish_reason, detail
+        self._news.set()
+
+    def push_prompt_scores(self, scores: Sequence[TokenScore]) -> None:
+        self._prompt_scores += scores
         self._news.set()
 
     def fail(self, error: Exception) -> None:
@@ -69,8 +94,8 @@ class TokenStream:
         self._news.set()
 
     def _take(self) -> TokenChunk:
-        chunk = TokenChunk(self._token_ids, self._finish_reason)
-        self._token_ids = []
+        chunk = TokenChunk(self._token_ids, self._finish_reason, self._scores, self._prompt_scores, self._detail)
+        self._token_ids, self._scores, self._prompt_scores = [], [], []
         self._closed = self._finish_reason is not None
         if self._error is not None:
             self._news.set()

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from typing import Any
 
 from rhapsode_server.engine.engine import EngineStats
 from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.refusal import ModelRefused
-from rhapsode_server.engine.request import EngineRequest, SamplingParameters
-from rhapsode_server.errors import Overloaded, Unavailable, WorkerLost
+from rhapsode_server.engine.request import EngineRequest
+from rhapsode_server.errors import Unavailable, WorkerLost
+from rhapsode_server.workers.admission import Admission
 from rhapsode_server.workers.messages import (
     Cancel,
     Crashed,
@@ -46,13 +48,16 @@ class Worker:
 
     options: EngineOptions
     max_queued_requests: int
+    max_queued_tokens: int
     on_step: Callable[[EngineStats, float], None]
     on_warming: Callable[[], None]
     on_lost: Callable[[], None]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _admission: Admission = field(init=False)
     _streams: dict[int, TokenStream] = field(default_factory=dict)
     _request_ids: "itertools.count[int]" = field(default_factory=itertools.count)
+    _groups: "itertools.count[int]" = field(default_factory=itertools.count)
     _ready: "asyncio.Future[Ready]" = field(init=False)
     _process: "subprocess.Popen[bytes]" = field(init=False)
     _outbox: "queue.SimpleQueue[ToWorker | None]" = field(default_factory=queue.SimpleQueue)
@@ -60,6 +65,13 @@ class Worker:
     _stopping: bool = False
     _connection_ended: bool = False
     _num_holds: int = 0
+
+    def __post_init__(self) -> None:
+        self._admission = Admission(
+            max_sequences=self.options.max_sequences,
+            max_queued_requests=self.max_queued_requests,
+            max_queued_tokens=self.max_queued_tokens,
+        )
 
     @property
     def process_id(self) -> int:
@@ -80,27 +92,25 @@ class Worker:
         self._running = True
         return ready
 
-    def submit(
-        self,
-        *,
-        prompt_ids: Sequence[int],
-        max_new_tokens: int,
-        sampling: SamplingParameters,
-        stop_token_ids: frozenset[int],
-    ) -> TokenStream:
-        """Queue a request. Raises Overloaded when the queue is full, Unavailable when the engine is not there."""
+    def submit(self, *, prompt_ids: Sequence[int], **fields: Any) -> TokenStream:
+        """Queue a request with the fields of EngineRequest but its id.
+
+        Raises Overloaded when the queue is full, by requests or by tokens, or the request would begin after its
+        deadline; Unavailable when the engine is not there.
+        """
         if not self._running:
             raise Unavailable("the engine is not running")
-        if len(self._streams) >= self.options.max_sequences + self.max_queued_requests:
-            raise Overloaded(f"{self.max_queued_requests} requests wait already; try again later")
-        request = EngineRequest(
-            request_id=next(self._request_ids),
-            prompt_ids=tuple(prompt_ids),
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            stop_token_ids=stop_token_ids,
-        )
+        request = EngineRequest(request_id=next(self._request_ids), prompt_ids=tuple(prompt_ids), **fields)
+        self._admission.admit(request)
         return self._open_stream(request)
+
+    def new_group(self) -> int:
+        """For requests of the same prompt, which is then computed once."""
+        return next(self._groups)
+
+    def predicted_wait(self, num_tokens: int, priority: int = 0) -> float:
+        """Seconds until a request of so many tokens, prompt and completion, would begin, by the measured rate."""
+        return self._admission.predicted_wait(num_tokens, priority)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -128,9 +138,14 @@ class Worker:
         return stream
 
     def _cancel(self, request_id: int) -> None:
-        if self._streams.pop(request_id, None) is not None:
+        if request_id in self._streams:
             self._outbox.put(Cancel(request_id))
+            self._forget(request_id)
             self._note_idle()
+
+    def _forget(self, request_id: int) -> None:
+        if stream := self._streams.pop(request_id, None):
+            self._admission.end(request_id, stream.num_generated)
 
     def _spawn(self) -> Connection:
         ours, theirs = socket.socketpair()
@@ -177,14 +192,19 @@ class Worker:
                 self._ready.set_exception(ModelRefused(reason, detail))
 
     def _deliver(self, step: Step) -> None:
-        for request_id in step.result.started:
-            if stream := self._streams.get(request_id):
-                stream.mark_started(step.seconds)
+        for started in step.result.started:
+            if stream := self._streams.get(started.request_id):
+                stream.mark_started(step.seconds, started.num_cached_tokens)
+                self._admission.begin(started.request_id, started.num_cached_tokens)
+        for prompt_scores in step.result.prompt_scores:
+            if stream := self._streams.get(prompt_scores.request_id):
+                stream.push_prompt_scores(prompt_scores.scores)
         for event in step.result.events:
             if stream := self._streams.get(event.request_id):
-                stream.push(event.token_id, event.finish_reason)
+                stream.push(event.token_id, event.finish_reason, event.score, event.detail)
             if event.finish_reason is not None:
-                self._streams.pop(event.request_id, None)
+                self._forget(event.request_id)
+        self._admission.note_step(step.result.stats)
         self._note_idle()
         self.on_step(step.result.stats, step.seconds)
 
@@ -194,6 +214,7 @@ class Worker:
         for stream in self._streams.values():
             stream.fail(lost)
         self._streams.clear()
+        self._admission.clear()
         self._note_idle()
         if not self._ready.done():
             self._ready.set_exception(lost)

@@ -7,6 +7,7 @@ import pytest
 from rhapsode_server.engine.build import BuiltEngine, build_engine
 from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.refusal import ModelRefused
+from rhapsode_server.engine.request import EngineRequest
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
 
 BYTES_PER_TOKEN = 2 * 2 * 16 * 3 * 4  # keys and values, 2 heads, 16 wide, 3 layers, float32
@@ -30,12 +31,15 @@ def test_the_facts(tmp_path: Path) -> None:
 
 def test_a_small_cache_limits_the_context(tmp_path: Path) -> None:
     built = build(tmp_path, kv_cache_memory=100 * BYTES_PER_TOKEN)
-    assert built.context_length == 96
+    assert built.context_length == 95
+    whole = (0,) * built.context_length
+    built.engine.submit(EngineRequest(request_id=0, prompt_ids=whole, max_new_tokens=1))
+    assert built.engine.step().started, "a window of Score: a whole context, and the token after it"
 
 
 def test_bfloat16_halves_the_memory_of_a_token(tmp_path: Path) -> None:
     built = build(tmp_path, kv_cache_memory=100 * BYTES_PER_TOKEN, dtype="bfloat16")
-    assert (built.context_length, built.loaded.dtype) == (192, "bfloat16")
+    assert (built.context_length, built.loaded.dtype) == (191, "bfloat16")
 
 
 @pytest.mark.parametrize(

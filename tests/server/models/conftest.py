@@ -27,6 +27,7 @@ class FakeWorker:
 
     options: Any
     max_queued_requests: int
+    max_queued_tokens: int
     on_step: Callable[..., None]
     on_warming: Callable[[], None]
     on_lost: Callable[[], None]

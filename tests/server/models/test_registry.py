@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 from rhapsode_contract.model_directory import Lease, ModelDirectory
-from rhapsode_server.errors import InvalidRequest, NotFound, Unavailable
+from rhapsode_server.errors import (
+    AliasNotFound,
+    Draining,
+    InvalidRequest,
+    Loading,
+    ModelNotFound,
+    NothingPublished,
+    Quarantined,
+    Unavailable,
+    VersionNotFound,
+)
 from rhapsode_server.models import registry as registry_module
 from rhapsode_server.models.version import Backoff
 from support.publishing import publish_model
@@ -28,7 +38,7 @@ def sample(metrics: Any, name: str, **labels: str) -> float:
 
 async def test_it_waits_for_the_first_version_and_then_serves_it(tmp_path: Path, open_registry: Open) -> None:
     async with open_registry() as registry:
-        with pytest.raises(Unavailable, match=f"no model is published in {tmp_path} yet"):
+        with pytest.raises(NothingPublished, match=f"no model is published in {tmp_path} yet"):
             registry.resolve("")
         publish(tmp_path)
         await registry.until(lambda: registry.states() == {1: "serving"})
@@ -68,11 +78,11 @@ async def test_what_is_not_there_is_not_found(tmp_path: Path, open_registry: Ope
     publish(tmp_path)
     async with open_registry() as registry:
         await registry.until(lambda: registry.states() == {1: "serving"})
-        with pytest.raises(NotFound, match="no model 'epics'; there is tiny"):
+        with pytest.raises(ModelNotFound, match="no model 'epics'; there is tiny"):
             registry.resolve("epics")
-        with pytest.raises(NotFound, match="tiny has no alias 'blue'; it has champion"):
+        with pytest.raises(AliasNotFound, match="tiny has no alias 'blue'; it has champion"):
             registry.resolve("tiny", alias="blue")
-        with pytest.raises(NotFound, match="version 7 of tiny is not served here; served: 1"):
+        with pytest.raises(VersionNotFound, match="version 7 of tiny is not served here; served: 1"):
             registry.resolve("tiny", version=7)
 
 
@@ -88,14 +98,14 @@ async def test_a_new_champion_takes_over_and_the_old_one_ends_its_streams(
         publish(tmp_path)
         await registry.until(lambda: registry.states() == {1: "serving", 2: "loading"})
         assert registry.resolve("tiny").version == 1, "the old one serves while the new one loads"
-        with pytest.raises(Unavailable, match="version 2 of tiny is loading"):
+        with pytest.raises(Loading, match="version 2 of tiny is loading"):
             registry.resolve("tiny", version=2)
         await workshop.made.get()
         (await workshop.made.get()).go.set()
         await registry.until(lambda: registry.states() == {1: "draining", 2: "serving"})
         assert registry.resolve("tiny").version == 2
         assert not old.stopped, "it still has a stream"
-        with pytest.raises(Unavailable, match="version 1 of tiny is draining"):
+        with pytest.raises(Draining, match="version 1 of tiny is draining"):
             registry.resolve("tiny", version=1)
         old.idle.set()
         await registry.until(lambda: registry.states() == {2: "serving"})
@@ -156,6 +166,14 @@ async def test_what_the_engine_refuses_is_quarantined_with_its_reason(
         ("generation_config.json", '{"top_k": -1}', "load_failed: .*top_k: -1 is not from 0"),
         ("generation_config.json", '{"do_sample": true, "temperature": NaN}', "load_failed: .*temperature: nan is not"),
         ("generation_config.json", '{"top_p": 0}', "load_failed: .*top_p: 0 is not"),
+        ("generation_config.json", '{"min_p": 2}', "load_failed: .*min_p: 2 is not from 0 to 1"),
+        ("generation_config.json", '{"typical_p": 0}', "load_failed: .*typical_p: 0 is not"),
+        ("generation_config.json", '{"repetition_penalty": 0}', "load_failed: .*repetition_penalty: 0 is not"),
+        ("postprocess.json", '{"steps": []}', "load_failed: postprocess.json: schema_version: missing"),
+        ("postprocess.json", '{"schema_version": 1, "steps": ["magic"]}', r"load_failed: .*steps\[0\]: no step"),
+        ("postprocess.json", "no JSON", "load_failed: postprocess.json: not JSON"),
+        ("chat_template.jinja", "{% if %}", "load_failed: the chat template cannot be read"),
+        ("tokenizer_config.json", "[]", "load_failed: tokenizer_config.json is not a JSON object"),
         ("generation_config.json", "[" * 100_000, "unexpected_failure: RecursionError"),
     ],
 )
@@ -165,8 +183,9 @@ async def test_unreadable_files_are_a_named_reason(
     publish(tmp_path, spoil=lambda folder: (folder / file).write_text(content))
     async with open_registry() as registry:
         await registry.until(lambda: registry.states() == {1: "quarantined"})
-        with pytest.raises(Unavailable, match=reason):
+        with pytest.raises(Quarantined, match=reason) as caught:
             registry.resolve("tiny")
+        assert str(tmp_path) not in str(caught.value), "callers learn the file's name, not where it lies"
 
 
 async def test_defaults_come_from_the_version(tmp_path: Path, open_registry: Open) -> None:
@@ -175,6 +194,9 @@ async def test_defaults_come_from_the_version(tmp_path: Path, open_registry: Ope
         "temperature": 0.7,
         "top_k": 40,
         "top_p": 0.9,
+        "min_p": 0.05,
+        "typical_p": 0.95,
+        "repetition_penalty": 1.2,
         "bos_token_id": 3,
         "eos_token_id": [4, 5],
     }
@@ -183,7 +205,36 @@ async def test_defaults_come_from_the_version(tmp_path: Path, open_registry: Ope
         await registry.until(lambda: registry.states() == {1: "serving"})
         defaults = registry.resolve("").defaults
         assert (defaults.temperature, defaults.top_k, defaults.top_p) == (0.7, 40, 0.9)
+        assert (defaults.min_p, defaults.typical_p, defaults.repetition_penalty) == (0.05, 0.95, 1.2)
         assert (defaults.bos_token_id, defaults.eos_token_ids) == (3, (4, 5))
+
+
+async def test_what_transformers_saves_is_understood(tmp_path: Path, open_registry: Open) -> None:
+    """A temperature counts only where the version samples; what is null is unset."""
+    settings = {"temperature": 0.7, "repetition_penalty": 1.2, "top_k": None, "min_p": None, "typical_p": 1.0}
+    publish(tmp_path, spoil=lambda folder: (folder / "generation_config.json").write_text(json.dumps(settings)))
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        defaults = registry.resolve("").defaults
+        assert (defaults.temperature, defaults.repetition_penalty) == (0.0, 1.2)
+        assert (defaults.top_k, defaults.top_p, defaults.min_p, defaults.typical_p) == (0, 1.0, 0.0, 1.0)
+
+
+async def test_text_pipeline_and_chat_template_come_with_the_version(tmp_path: Path, open_registry: Open) -> None:
+    def spoil(folder: Path) -> None:
+        (folder / "postprocess.json").write_text('{"schema_version": 1, "steps": ["whitespace"]}')
+        (folder / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+
+    publish(tmp_path, "plain")
+    publish(tmp_path, spoil=spoil)
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == registry.states("plain") == {1: "serving"})
+        served = registry.resolve("tiny")
+        assert served.postprocess.apply("a  b") == "a b"
+        assert served.chat_template is not None
+        assert served.chat_template.render([{"role": "user", "content": "Sing"}]) == "Sing!"
+        assert registry.resolve("plain").postprocess.is_empty
+        assert registry.resolve("plain").chat_template is None
 
 
 async def test_a_lost_worker_comes_back(tmp_path: Path, open_registry: Open, workshop: Workshop) -> None:
@@ -194,7 +245,7 @@ async def test_a_lost_worker_comes_back(tmp_path: Path, open_registry: Open, wor
         workshop.will_be_lost(5)
         workshop.workers[0].on_lost()
         await registry.until(lambda: registry.states() == {1: "loading"})
-        with pytest.raises(Unavailable, match="version 1 of tiny is loading"):
+        with pytest.raises(Loading, match="version 1 of tiny is loading"):
             registry.resolve("tiny")
         await workshop.made.get()
         workshop.hold = False

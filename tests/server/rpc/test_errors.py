@@ -1,13 +1,17 @@
 """What the engine and the models may raise, as callers see it; request ids; the log."""
 
 import asyncio
+import importlib
 import json
 import logging
+import pkgutil
+import re
 
 import grpc
 import grpc.aio
 import pytest
-from google.rpc.error_details_pb2 import RequestInfo, RetryInfo
+import rhapsode_server
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from rhapsode.v1 import generation_pb2 as pb
 from rhapsode.v1.generation_pb2_grpc import GenerationServiceStub
@@ -16,7 +20,7 @@ from rhapsode_client import errors as client_errors
 from rhapsode_server import errors
 from rhapsode_server.engine.request import FinishReason
 from rhapsode_server.metrics import Metrics
-from rhapsode_server.rpc.errors import OUTCOMES, NotFiniteLogits
+from rhapsode_server.rpc.errors import OUTCOMES, status_of
 from support.fake_models import TOKENIZER, FakeEngine, FakeModels
 
 SECRET = "the weights are in /secret/place"
@@ -37,20 +41,73 @@ def detail(error: grpc.aio.AioRpcError, kind: type) -> object:
     return found
 
 
-def all_kinds(base: type[errors.ServingError]) -> list[type[errors.ServingError]]:
-    return [base, *(kind for each in base.__subclasses__() for kind in all_kinds(each))]
+def all_kinds() -> list[type[errors.ServingError]]:
+    """Every error class there is, wherever it is defined."""
+    for module in pkgutil.walk_packages(rhapsode_server.__path__, "rhapsode_server."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found: list[type[errors.ServingError]] = []
+    waiting = [errors.ServingError]
+    while waiting:
+        waiting += (subclasses := waiting.pop().__subclasses__())
+        found += subclasses
+    return found
 
 
-@pytest.mark.parametrize("kind", all_kinds(errors.ServingError)[1:])
-def test_the_table_knows_every_error(kind: type[errors.ServingError]) -> None:
-    assert any(base in OUTCOMES for base in kind.__mro__)
+def make(kind: type[errors.ServingError]) -> errors.ServingError:
+    if issubclass(kind, errors.InvalidRequest):
+        return kind([errors.FieldViolation("prompt", "is odd")])
+    return kind("it is so", retry_after=2.5) if issubclass(kind, errors.TryAgain) else kind("it is so")
+
+
+@pytest.mark.parametrize("kind", all_kinds(), ids=lambda kind: kind.__name__)
+def test_every_error_has_a_row_and_a_reason(kind: type[errors.ServingError]) -> None:
+    assert kind in OUTCOMES, f"{kind.__module__}.{kind.__name__} has no row in the table of rpc/errors.py"
+    status = status_of(make(kind), "r-1")
+    info, found = ErrorInfo(), RequestInfo()
+    assert status.details[0].Unpack(info)
+    assert (info.domain, info.reason) == ("rhapsode", OUTCOMES[kind].reason)
+    assert re.fullmatch("[A-Z][A-Z_]+[A-Z]", info.reason)
+    assert status.details[-1].Unpack(found)
+    assert found.request_id == "r-1"
+    assert status.code == OUTCOMES[kind].code.value[0]
+    assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details) == issubclass(kind, errors.TryAgain)
+    assert any(detail.Is(BadRequest.DESCRIPTOR) for detail in status.details) == issubclass(kind, errors.InvalidRequest)
+
+
+def test_the_module_draws_every_error() -> None:
+    drawn = errors.__doc__ or ""
+    assert [kind.__name__ for kind in all_kinds() if kind.__name__ not in drawn] == []
+
+
+def test_reasons_are_stable() -> None:
+    """Callers program against them: a change here breaks them."""
+    assert {kind.__name__: outcome.reason for kind, outcome in OUTCOMES.items()} == {
+        "InvalidRequest": "INVALID_FIELD",
+        "NotFound": "NOT_FOUND",
+        "ModelNotFound": "MODEL_NOT_FOUND",
+        "VersionNotFound": "VERSION_NOT_FOUND",
+        "AliasNotFound": "ALIAS_NOT_FOUND",
+        "NotFiniteLogits": "NOT_FINITE_LOGITS",
+        "DeadlinePassed": "DEADLINE_PASSED",
+        "TryAgain": "UNAVAILABLE",
+        "Overloaded": "QUEUE_FULL",
+        "DeadlineUnreachable": "DEADLINE_UNREACHABLE",
+        "Unavailable": "UNAVAILABLE",
+        "NothingPublished": "NOTHING_PUBLISHED",
+        "Loading": "LOADING",
+        "Draining": "DRAINING",
+        "Quarantined": "QUARANTINED",
+        "WorkerLost": "WORKER_LOST",
+    }
 
 
 @pytest.mark.parametrize(
     ("raised", "code"),
     [
         (errors.Overloaded("4 requests wait already", retry_after=2.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (errors.Unavailable("poems is loading", retry_after=2.5), grpc.StatusCode.UNAVAILABLE),
+        (errors.DeadlineUnreachable("it would begin too late", retry_after=2.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (errors.Loading("poems is loading", retry_after=2.5), grpc.StatusCode.UNAVAILABLE),
         (errors.WorkerLost("the engine process ended", retry_after=2.5), grpc.StatusCode.UNAVAILABLE),
     ],
 )
@@ -105,7 +162,7 @@ async def test_logits_that_are_not_finite_are_no_reason_to_retry(
     error = await failure(stub)
     assert error.code() is grpc.StatusCode.INTERNAL
     assert error.details() == "the model produced logits that are not finite"
-    assert isinstance(NotFiniteLogits(), errors.ServingError)
+    assert isinstance(errors.NotFiniteLogits(), errors.ServingError)
     labels = {"model": "poems", "version": "3", "outcome": "error", "finish_reason": "not_finite"}
     assert metrics.registry.get_sample_value("rhapsode_requests_total", labels) == 1
 
@@ -119,6 +176,7 @@ async def test_a_bug_shows_nothing_of_the_inside(
     assert error.details() == "internal error; the server's log has the details under request id r-1"
     assert SECRET not in str(error.trailing_metadata())
     assert SECRET not in str(error)
+    assert detail(error, ErrorInfo).reason == "INTERNAL"
     assert detail(error, RequestInfo).request_id == "r-1"
     [record] = [record for record in caplog.records if record.exc_info]
     assert SECRET in str(record.exc_info[1])
@@ -222,3 +280,18 @@ async def test_requests_are_counted_by_outcome(
     await failure(stub, model="made up by the caller")
     labels = {"model": model, "version": "", "outcome": outcome, "finish_reason": ""}
     assert metrics.registry.get_sample_value("rhapsode_requests_total", labels) == 1
+
+
+async def test_calls_of_every_method_are_counted(
+    stub: GenerationServiceStub, engine: FakeEngine, metrics: Metrics
+) -> None:
+    engine.will_say("sea")
+    await stub.Generate(pb.GenerateRequest(prompt="Sing"))
+    await stub.Tokenize(pb.TokenizeRequest(text="Sing"))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Score(pb.ScoreRequest())
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.GenerateBatch(pb.GenerateBatchRequest()).read()
+    for method, outcome in (("Generate", "ok"), ("Tokenize", "ok"), ("Score", "invalid"), ("GenerateBatch", "invalid")):
+        labels = {"method": method, "outcome": outcome}
+        assert metrics.registry.get_sample_value("rhapsode_calls_total", labels) == 1

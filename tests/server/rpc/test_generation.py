@@ -27,6 +27,7 @@ class PartedStream:
     def __init__(self, parts: Sequence[Sequence[int]]) -> None:
         self._parts = list(parts)
         self.started_at = self.first_token_at = time.monotonic()
+        self.num_cached_tokens = 0
 
     async def __anext__(self) -> TokenChunk:
         part = self._parts.pop(0)
@@ -68,7 +69,7 @@ async def test_a_stream_tells_who_answers_then_text_then_how_it_ended(client: As
     assert completion.timings.first_token is not None
     assert 0 < completion.timings.queue <= completion.timings.first_token <= completion.timings.total
     assert request.sampling.temperature == 0.5
-    assert request.prompt_ids == ids_of("Sing")
+    assert request.prompt_ids == tuple(ids_of("Sing"))
 
 
 async def test_the_stream_begins_before_the_engine_does(client: AsyncClient, stub: GenerationServiceStub) -> None:
@@ -216,7 +217,7 @@ async def test_an_empty_prompt_starts_from_the_beginning_or_end_token(
     await client.generate(prompt)
     models.change(defaults=GenerationDefaults(bos_token_id=8, eos_token_ids=(EOS,)))
     await client.generate(prompt)
-    assert [request.prompt_ids for request in engine.requests] == [[EOS], [8]]
+    assert [request.prompt_ids for request in engine.requests] == [(EOS,), (8,)]
 
 
 async def test_unset_sampling_comes_from_the_version(

@@ -77,6 +77,24 @@ def metaspace() -> Library:
     return library
 
 
+def unigram() -> Library:
+    """The sentencepiece kind: a Unigram model, spaces as U+2581 in front of words, bytes for all other characters."""
+    trained = Library(models.Unigram())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
+    trained.train_from_iterator(CORPUS[:2], trainer)
+    pieces = [(piece, score) for piece, score in json.loads(trained.to_str())["model"]["vocab"] if piece != "<unk>"]
+    special = [(piece, 0.0) for piece in ("<unk>", "<s>", "</s>")]
+    single_bytes = [(f"<0x{byte:02X}>", -30.0) for byte in range(256)]
+    library = Library(models.Unigram([*special, *single_bytes, *pieces], unk_id=0, byte_fallback=True))
+    library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    library.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    library.add_special_tokens(["<s>", "</s>"])
+    return library
+
+
 WORDS = ["[PAD]", "[UNK]", "the", "##sea", "sea", "##s", ".", "'", "do", "|", "a</w>", "b", "b</w>", "▁x", "▁"]
 
 
@@ -95,6 +113,7 @@ CONCATENATING: dict[str, Callable[[], Library]] = {
     "byte fallback": byte_fallback,
     "no strip": no_strip,
     "metaspace": metaspace,
+    "unigram": unigram,
 }
 NEIGHBOURLY: dict[str, Callable[[], Library]] = {
     "word piece": lambda: word_level(decoders.WordPiece()),
@@ -113,6 +132,7 @@ NEIGHBOURLY: dict[str, Callable[[], Library]] = {
 HARD_PARTS = [
     *"".join(CORPUS[:4]).split(" "),
     *["👩‍👩‍👧‍👦", "e\u0301", "\u0301", "\0", "▁", "\ufffd", "  ", "<tool call>", "</s>"],
+    *["🏳️\u200d🌈", "\u200d", "\ufeff", "\u202eabc\u202c", "ש\u05c1\u05b8", "\U0010ffff", "\u2028", "ǅ", "ﬁ"],
 ]
 TEXTS = st.lists(st.one_of(st.sampled_from(HARD_PARTS), st.text(max_size=4), st.just(" ")), max_size=12).map("".join)
 # Whole and broken characters of every length, overlong forms, surrogates, and what never occurs.
@@ -132,6 +152,13 @@ class Pair:
             st.lists(st.sampled_from(self._all_ids()), max_size=6),
         )
         self.ids = st.lists(parts, max_size=4).map(lambda parts: [i for part in parts for i in part])
+        self.texts = TEXTS
+        self.kept_texts = TEXTS if isinstance(library.decoder, decoders.ByteLevel) else TEXTS.map(self._keep)
+
+    @staticmethod
+    def _keep(text: str) -> str:
+        """Without what the families of U+2581 do not give back: itself, special tokens, spaces at the start."""
+        return text.replace("▁", "_").replace("</s>", "").lstrip(" ")
 
     def _all_ids(self) -> list[int]:
         return sorted(self.library.get_vocab().values())

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rhapsode_server.text.incremental import IncrementalDecoder
 from rhapsode_server.text.tokenizer import Tokenizer
+from support.fuzzing import examples
 
 Cut = Callable[[st.DataObject, Sequence[int]], list[list[int]]]
 
@@ -40,7 +41,7 @@ def decode_in_parts(decoder: IncrementalDecoder, parts: Sequence[Sequence[int]])
     return "".join(map(decoder.push, parts)) + decoder.finish()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_the_continuation_is_exact_in_bytes(gpt2_like: Any, cut: Cut, data: st.DataObject, skip: bool) -> None:
     tokenizer = gpt2_like.tokenizer
@@ -54,7 +55,7 @@ def test_the_continuation_is_exact_in_bytes(gpt2_like: Any, cut: Cut, data: st.D
         assert tokenizer.decode(prompt, skip_special_tokens=skip) + text == everything
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_prompt_text_and_continuation_make_the_whole_text(
     concatenating: Any, cut: Cut, data: st.DataObject, skip: bool
@@ -70,7 +71,7 @@ def test_prompt_text_and_continuation_make_the_whole_text(
         )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(data=st.data())
 def test_whole_characters_come_out_at_once_and_no_others(concatenating: Any, data: st.DataObject) -> None:
     tokenizer = concatenating.tokenizer
@@ -83,7 +84,7 @@ def test_whole_characters_come_out_at_once_and_no_others(concatenating: Any, dat
         assert whole in {text, text + "\ufffd"}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_decoders_that_look_at_neighbours_continue_exactly(
     neighbourly: Any, cut: Cut, data: st.DataObject, skip: bool

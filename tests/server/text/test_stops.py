@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rhapsode_server.text.stops import StopStrings
+from support.fuzzing import examples
 
 ALPHABETS = st.sampled_from(["a", "ab", "abc", "\n #", "é\u0301😀\u200d"])
 
@@ -21,7 +22,7 @@ def longest_held(text: str, stops: Sequence[str]) -> str:
     return max((prefix for prefix in prefixes if text.endswith(prefix)), key=len, default="")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(data=st.data())
 def test_the_first_stop_to_end_is_found_wherever_the_text_is_cut(data: st.DataObject) -> None:
     alphabet = data.draw(ALPHABETS)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rhapsode_server.text.incremental import IncrementalDecoder
 from rhapsode_server.text.stream import TextDelta, TextStream
 from rhapsode_server.text.tokenizer import Tokenizer
+from support.fuzzing import examples
 
 Cut = Callable[[st.DataObject, Sequence[int]], list[list[int]]]
 
@@ -40,7 +41,7 @@ def expected(tokenizer: Tokenizer, prompt: Sequence[int], ids: Sequence[int], st
     return TextDelta(text=text, matched_stop=None, num_tokens_used=len(ids))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=st.data())
 def test_text_stop_and_usage_are_the_same_however_ids_arrive(concatenating: Any, cut: Cut, data: st.DataObject) -> None:
     tokenizer = concatenating.tokenizer
@@ -53,7 +54,7 @@ def test_text_stop_and_usage_are_the_same_however_ids_arrive(concatenating: Any,
         assert run(TextStream(tokenizer, prompt, stops, True), parts) == wanted
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(data=st.data(), stops=st.lists(st.sampled_from(["sea", "a s", " ", ".", "do|", "b"]), max_size=2))
 def test_stops_work_with_decoders_that_look_at_neighbours(
     neighbourly: Any, cut: Cut, data: st.DataObject, stops: list[str]

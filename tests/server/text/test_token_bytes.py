@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rhapsode_server.text.token_bytes import BYTE_ALPHABET, read_spelling
 from rhapsode_server.text.tokenizer import Tokenizer
+from support.fuzzing import examples
 from tokenizers import AddedToken, decoders, pre_tokenizers
 
 
@@ -27,7 +28,7 @@ def test_pieces_outside_the_byte_alphabet_are_literal() -> None:
         assert spelling(piece, False).decode("utf-8", "replace") == decoders.ByteLevel().decode([piece])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_any_ids_decode_as_the_library_decodes_them(concatenating: Any, data: st.DataObject, skip: bool) -> None:
     tokenizer = concatenating.tokenizer

@@ -10,6 +10,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rhapsode_server.text.tokenizer import Piece, Tokenizer
+from support.fuzzing import examples
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
 
@@ -21,7 +22,7 @@ def adjusted(pair: Any, **parts: Any) -> Tokenizer:
     return Tokenizer(library)
 
 
-@settings(deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data())
 def test_ids_are_the_librarys_and_lead_back_to_the_text(gpt2_like: Any, texts: Any, data: st.DataObject) -> None:
     text = data.draw(texts)
@@ -30,7 +31,7 @@ def test_ids_are_the_librarys_and_lead_back_to_the_text(gpt2_like: Any, texts: A
     assert gpt2_like.tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
-@settings(deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data())
 def test_byte_level_pieces_span_exactly_their_bytes(gpt2_like: Any, texts: Any, data: st.DataObject) -> None:
     text = data.draw(texts)
@@ -42,15 +43,22 @@ def test_byte_level_pieces_span_exactly_their_bytes(gpt2_like: Any, texts: Any, 
     assert [piece.start for piece in pieces] == [0, *(piece.end for piece in pieces)][: len(pieces)]
 
 
-def test_other_pieces_span_whole_characters(llama_like: Any) -> None:
+def test_byte_pieces_span_one_byte_and_a_prepended_space_none(llama_like: Any) -> None:
     pieces = llama_like.tokenizer.encode_pieces("sea \U0001f30a")
-    assert pieces[:2] == [
-        Piece(id=llama_like.library.token_to_id("▁sea"), piece="▁sea", start=0, end=3),
-        Piece(id=llama_like.library.token_to_id("▁"), piece="▁", start=3, end=4),
-    ]
-    assert [(piece.piece, piece.start, piece.end) for piece in pieces[2:]] == [
-        (spelling, 4, 8) for spelling in ("<0xF0>", "<0x9F>", "<0x8C>", "<0x8A>")
-    ]
+    assert pieces[0] == Piece(id=llama_like.library.token_to_id("▁sea"), piece="▁sea", start=0, end=3)
+    assert [(piece.piece, piece.start, piece.end) for piece in pieces[1:]] == [
+        ("▁", 3, 4), ("<0xF0>", 4, 5), ("<0x9F>", 5, 6), ("<0x8C>", 6, 7), ("<0x8A>", 7, 8)
+    ]  # fmt: skip
+    assert [(piece.piece, piece.start, piece.end) for piece in llama_like.tokenizer.encode_pieces("🌊")] == [
+        ("▁", 0, 0), ("<0xF0>", 0, 1), ("<0x9F>", 1, 2), ("<0x8C>", 2, 3), ("<0x8A>", 3, 4)
+    ]  # fmt: skip
+
+
+def test_pieces_of_a_text_that_is_not_kept_span_whole_characters(llama_like: Any) -> None:
+    pieces = llama_like.tokenizer.encode_pieces("sea▁\U0001f30a")
+    assert [(piece.piece, piece.start, piece.end) for piece in pieces] == [
+        ("▁sea", 0, 3), ("▁", 3, 6), ("<0xF0>", 6, 10), ("<0x9F>", 6, 10), ("<0x8C>", 6, 10), ("<0x8A>", 6, 10)
+    ]  # fmt: skip
 
 
 def test_a_file_with_truncation_padding_and_special_tokens_adds_and_loses_nothing(
@@ -96,7 +104,7 @@ def test_threads_get_the_same_ids(gpt2_like: Any, llama_like: Any) -> None:
             assert list(pool.map(tokenizer.encode, texts)) == [tokenizer.encode(text) for text in texts]
 
 
-@settings(deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data())
 def test_a_text_has_no_fewer_tokens_than_the_bound_says(
     gpt2_like: Any, llama_like: Any, texts: Any, data: st.DataObject

@@ -37,10 +37,13 @@ class Events:
         self.warming = asyncio.Event()
         self.lost = asyncio.Event()
 
-    def worker(self, options: EngineOptions, *, max_queued_requests: int = 100) -> Worker:
+    def worker(
+        self, options: EngineOptions, *, max_queued_requests: int = 100, max_queued_tokens: int = 10**6
+    ) -> Worker:
         return Worker(
             options=options,
             max_queued_requests=max_queued_requests,
+            max_queued_tokens=max_queued_tokens,
             on_step=self.steps,
             on_warming=self.warming.set,
             on_lost=self.lost.set,
@@ -152,7 +155,7 @@ async def test_a_full_queue_refuses(version: Path) -> None:
     streams = [submit(worker)]
     await events.steps.until(lambda stats: stats.running == 1)
     streams += [submit(worker), submit(worker)]  # these wait
-    with pytest.raises(Overloaded, match="2 requests wait already"):
+    with pytest.raises(Overloaded, match="as many requests wait already as may"):
         submit(worker)
     await worker.stop()
     for stream in streams:
@@ -225,8 +228,8 @@ async def test_a_worker_does_not_outlive_its_front_end(version: Path) -> None:
         "from rhapsode_server.workers.worker import Worker\n"
         "async def main():\n"
         f"    options = EngineOptions(path={str(version)!r}, vocabulary_size={VOCABULARY_SIZE}, device='cpu')\n"
-        "    worker = Worker(options=options, max_queued_requests=9, on_step=lambda *_: None,\n"
-        "                    on_warming=lambda: None, on_lost=lambda: None)\n"
+        "    worker = Worker(options=options, max_queued_requests=9, max_queued_tokens=999,\n"
+        "                    on_step=lambda *_: None, on_warming=lambda: None, on_lost=lambda: None)\n"
         "    await worker.start()\n"
         "    print(worker.process_id, flush=True)\n"
         "    await asyncio.Event().wait()\n"

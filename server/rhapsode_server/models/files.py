@@ -1,0 +1,49 @@
+"""What the front-end reads of a version: everything but the weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rhapsode_contract.postprocess import Pipeline
+
+from rhapsode_server.engine.refusal import LOAD_FAILED, ModelRefused
+from rhapsode_server.models.defaults import read_defaults
+from rhapsode_server.models.served import GenerationDefaults
+from rhapsode_server.text.chat import ChatTemplate
+from rhapsode_server.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionFiles:
+    """How texts become ids and back, and what a request leaves unset."""
+
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    postprocess: Pipeline
+    defaults: GenerationDefaults
+
+
+def read_files(path: Path) -> VersionFiles:
+    """Of the version at `path`. Raises ModelRefused naming the file at fault."""
+    with _refused(path):
+        tokenizer = Tokenizer.load(path)
+        return VersionFiles(
+            tokenizer=tokenizer,
+            chat_template=ChatTemplate.load(path),
+            postprocess=_read_pipeline(path / "postprocess.json"),
+            defaults=read_defaults(path, tokenizer.vocabulary_size),
+        )
+
+
+def _read_pipeline(file: Path) -> Pipeline:
+    return Pipeline.load(file) if file.exists() else Pipeline()
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        # Callers see the reason: the file's name will do, where it lies is not theirs to know.
+        raise ModelRefused(LOAD_FAILED, str(error).replace(f"{path}/", "")) from error

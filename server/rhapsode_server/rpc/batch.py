@@ -1,0 +1,155 @@
+"""GenerateBatch: many completions in one call, each answered as it completes and failing alone."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+
+from rhapsode.v1 import generation_pb2 as pb
+
+from rhapsode_server.errors import FieldViolation
+from rhapsode_server.metrics import Metrics
+from rhapsode_server.models.limits import REQUEST_LIMITS
+from rhapsode_server.models.served import Models, ServedVersion
+from rhapsode_server.rpc import errors, messages
+from rhapsode_server.rpc.call import Call, count_completion
+from rhapsode_server.rpc.generate import Generation
+from rhapsode_server.rpc.lane import Lane
+from rhapsode_server.rpc.prepare import Prepared, prepare
+from rhapsode_server.rpc.requests.fields import Violations, raise_if_any
+from rhapsode_server.rpc.requests.generate import request_id_violations
+from rhapsode_server.rpc.requests.sampling import SEEDS, draw_seed
+from rhapsode_server.rpc.select import resolve
+
+logger = logging.getLogger("rhapsode.rpc")
+
+Write = Callable[[pb.GenerateBatchResponse], Awaitable[None]]
+
+# So many requests are made ready at a time: the event loop sees to other calls in between.
+_PREPARED_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Item:
+    """A request of the batch. `first` is the place of its first completion among all of the call."""
+
+    index: int
+    request: pb.GenerateRequest
+    num_completions: int
+    first: int
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Batch:
+    """One call. In each engine it has as many requests at the same time as can run there: the others wait here, so that
+    the queue is left to other calls."""
+
+    models: Models
+    metrics: Metrics
+    default_max_new_tokens: int
+    call: Call
+    seed: int
+    _lanes: dict[tuple[str, int], Lane] = field(default_factory=dict)
+    _preparing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PREPARED_AT_ONCE))
+    _answers: "asyncio.Queue[pb.GenerateBatchResponse]" = field(default_factory=asyncio.Queue)
+
+    async def run(self, request: pb.GenerateBatchRequest, write: Write) -> None:
+        """Writes an answer for each completion, as they come. Whatever ends it early ends them all."""
+        items = _items(request)
+        async with asyncio.TaskGroup() as tasks:
+            for item in items:
+                tasks.create_task(self._run_item(item))
+            for _ in range(sum(item.num_completions for item in items)):
+                await write(await self._answers.get())
+
+    async def _run_item(self, item: _Item) -> None:
+        call = self.call.branch()
+        try:
+            with ExitStack() as held:
+                async with self._preparing:
+                    version = resolve(self.models, item.request, call)
+                    held.enter_context(version.engine.hold())
+                    prepared = await prepare(item.request, version, self.default_max_new_tokens)
+                await self._run_completions(item, prepared, call)
+        except Exception as error:
+            for completion in range(item.num_completions):
+                self._fail(item, completion, call, error)
+
+    async def _run_completions(self, item: _Item, prepared: Prepared, call: Call) -> None:
+        if item.num_completions > 1:
+            prepared = replace(prepared, group=prepared.version.engine.new_group())
+        async with asyncio.TaskGroup() as tasks:
+            for completion in range(item.num_completions):
+                seeded = prepared.with_seed(self._seed_of(item, completion))
+                own = call.branch()
+                own.answered_by(prepared.version)
+                tasks.create_task(self._run_completion(item, completion, seeded, own))
+
+    async def _run_completion(self, item: _Item, completion: int, prepared: Prepared, call: Call) -> None:
+        generation = Generation(prepared, call, self._lane(prepared.version), self.metrics)
+        try:
+            await generation.submit()
+            with closing(generation):
+                response = messages.whole_response([event async for event in generation.events()])
+        except Exception as error:
+            self._fail(item, completion, call, error)
+            return
+        self._count(call, "ok")
+        self._answers.put_nowait(pb.GenerateBatchResponse(item=item.index, completion=completion, response=response))
+
+    def _fail(self, item: _Item, completion: int, call: Call, error: Exception) -> None:
+        outcome = errors.outcome_of(error)
+        if outcome is errors.BUG:
+            fields = {"request_id": call.request_id, "item": item.index}
+            logger.error("unexpected failure", exc_info=error, extra={"fields": fields})
+        self._count(call, outcome.label)
+        status = errors.status_of(error, call.request_id)
+        self._answers.put_nowait(pb.GenerateBatchResponse(item=item.index, completion=completion, error=status))
+
+    def _count(self, call: Call, outcome: str) -> None:
+        count_completion(self.metrics, call, outcome)
+        self.call.num_prompt_tokens += call.num_prompt_tokens
+        self.call.num_generated_tokens += call.num_generated_tokens
+
+    def _seed_of(self, item: _Item, completion: int) -> int:
+        asked = item.request.sampling
+        if asked.HasField("seed"):
+            return (asked.seed + completion) % SEEDS
+        return (self.seed + item.first + completion) % SEEDS
+
+    def _lane(self, version: ServedVersion) -> Lane:
+        key = (version.model, version.version)
+        if key not in self._lanes:
+            self._lanes[key] = Lane(width=version.limits.max_sequences)
+        return self._lanes[key]
+
+
+def check(request: pb.GenerateBatchRequest) -> None:
+    """What is wrong with the call itself. Raises InvalidRequest."""
+    raise_if_any(_violations(request))
+
+
+def seed_of(request: pb.GenerateBatchRequest) -> int:
+    return request.seed if request.HasField("seed") else draw_seed()
+
+
+def _violations(request: pb.GenerateBatchRequest) -> Violations:
+    yield from request_id_violations(request.request_id)
+    if not request.items:
+        yield FieldViolation("items", "is empty; give at least one")
+    most, total = REQUEST_LIMITS.max_batch_completions, 0
+    for index, item in enumerate(request.items):
+        total += item.num_completions or 1
+        if total > most:
+            yield FieldViolation(f"items[{index}].num_completions", f"at most {most} completions in a call")
+            return
+
+
+def _items(request: pb.GenerateBatchRequest) -> list[_Item]:
+    items, first = [], 0
+    for index, item in enumerate(request.items):
+        count = item.num_completions or 1
+        items.append(_Item(index=index, request=item.request, num_completions=count, first=first))
+        first += count
+    return items
