@@ -9,7 +9,7 @@
     |-- NotFiniteLogits             the model computes nothing usable for this prompt       INTERNAL
     |-- DeadlinePassed              the call's deadline came first                          DEADLINE_EXCEEDED
     `-- TryAgain                    the same request may succeed after `retry_after`
-        |-- Overloaded              the queue is full                                       RESOURCE_EXHAUSTED
+        |-- Overloaded              a queue is full                                         RESOURCE_EXHAUSTED
         |   `-- DeadlineUnreachable the predicted wait exceeds the deadline
         `-- Unavailable             not served now                                          UNAVAILABLE
             |-- NothingPublished    there is no version to serve yet

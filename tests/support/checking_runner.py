@@ -138,11 +138,21 @@ class Outcome:
 
 
 def make_engine(
-    *, depth: int = 1, num_blocks: int = 64, max_sequences: int = 4, max_batch_tokens: int = 16, clock: Any = None
+    *,
+    depth: int = 1,
+    num_blocks: int = 64,
+    max_sequences: int = 4,
+    max_batch_tokens: int = 16,
+    clock: Any = None,
+    matcher_clock: Any = None,
 ) -> Engine:
     pool = BlockPool(num_blocks=num_blocks, block_size=BLOCK_SIZE)
     scheduler = Scheduler(
-        pool=pool, max_sequences=max_sequences, max_batch_tokens=max_batch_tokens, clock=clock or Clock()
+        pool=pool,
+        max_sequences=max_sequences,
+        max_batch_tokens=max_batch_tokens,
+        clock=clock or Clock(),
+        matcher_clock=matcher_clock or Clock(),
     )
     return Engine(scheduler, CheckingRunner(), depth=depth)
 

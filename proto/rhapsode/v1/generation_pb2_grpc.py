@@ -31,8 +31,9 @@ class GenerationServiceStub(object):
     Errors are gRPC statuses, never strings inside an OK response. Each carries google.rpc.ErrorInfo with the
     domain `rhapsode` and a stable reason, and google.rpc.RequestInfo. INVALID_ARGUMENT also carries
     google.rpc.BadRequest with the path of each field at fault (for example `sampling.top_p`);
-    RESOURCE_EXHAUSTED (queue full, or the predicted wait exceeds the deadline) and UNAVAILABLE (loading, draining,
-    worker lost) carry google.rpc.RetryInfo. NOT_FOUND means no such model, version or alias.
+    RESOURCE_EXHAUSTED (queue full, too many constraints wait to be prepared, or the predicted wait exceeds the
+    deadline) and UNAVAILABLE (loading, draining, worker lost) carry google.rpc.RetryInfo. NOT_FOUND means no such model,
+    version or alias.
 
     Every length and count that a caller controls has a limit; ModelVersion.limits lists them.
     """
@@ -81,8 +82,9 @@ class GenerationServiceServicer(object):
     Errors are gRPC statuses, never strings inside an OK response. Each carries google.rpc.ErrorInfo with the
     domain `rhapsode` and a stable reason, and google.rpc.RequestInfo. INVALID_ARGUMENT also carries
     google.rpc.BadRequest with the path of each field at fault (for example `sampling.top_p`);
-    RESOURCE_EXHAUSTED (queue full, or the predicted wait exceeds the deadline) and UNAVAILABLE (loading, draining,
-    worker lost) carry google.rpc.RetryInfo. NOT_FOUND means no such model, version or alias.
+    RESOURCE_EXHAUSTED (queue full, too many constraints wait to be prepared, or the predicted wait exceeds the
+    deadline) and UNAVAILABLE (loading, draining, worker lost) carry google.rpc.RetryInfo. NOT_FOUND means no such model,
+    version or alias.
 
     Every length and count that a caller controls has a limit; ModelVersion.limits lists them.
     """
@@ -178,8 +180,9 @@ class GenerationService(object):
     Errors are gRPC statuses, never strings inside an OK response. Each carries google.rpc.ErrorInfo with the
     domain `rhapsode` and a stable reason, and google.rpc.RequestInfo. INVALID_ARGUMENT also carries
     google.rpc.BadRequest with the path of each field at fault (for example `sampling.top_p`);
-    RESOURCE_EXHAUSTED (queue full, or the predicted wait exceeds the deadline) and UNAVAILABLE (loading, draining,
-    worker lost) carry google.rpc.RetryInfo. NOT_FOUND means no such model, version or alias.
+    RESOURCE_EXHAUSTED (queue full, too many constraints wait to be prepared, or the predicted wait exceeds the
+    deadline) and UNAVAILABLE (loading, draining, worker lost) carry google.rpc.RetryInfo. NOT_FOUND means no such model,
+    version or alias.
 
     Every length and count that a caller controls has a limit; ModelVersion.limits lists them.
     """

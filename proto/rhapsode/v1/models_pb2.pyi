@@ -90,7 +90,7 @@ class ModelVersion(_message.Message):
     def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[VersionState, str]] = ..., reason: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., parameter_count: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("context_length", "vocabulary_size", "max_sequences", "max_queued_requests", "max_queued_tokens", "max_text_bytes", "max_tokenize_bytes", "max_detokenize_tokens", "max_score_tokens", "max_messages", "max_stop_strings", "max_stop_string_characters", "max_stop_token_ids", "max_logit_biases", "max_banned_words", "max_banned_word_characters", "max_top_logprobs", "max_constraint_bytes", "max_batch_completions", "max_message_bytes")
+    __slots__ = ("context_length", "vocabulary_size", "max_sequences", "max_queued_requests", "max_queued_tokens", "max_text_bytes", "max_tokenize_bytes", "max_detokenize_tokens", "max_score_tokens", "max_messages", "max_stop_strings", "max_stop_string_characters", "max_stop_token_ids", "max_logit_biases", "max_banned_words", "max_banned_word_characters", "max_top_logprobs", "max_constraint_bytes", "max_batch_completions", "max_message_bytes", "max_choices")
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +111,7 @@ class Limits(_message.Message):
     MAX_CONSTRAINT_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_COMPLETIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CHOICES_FIELD_NUMBER: _ClassVar[int]
     context_length: int
     vocabulary_size: int
     max_sequences: int
@@ -131,4 +132,5 @@ class Limits(_message.Message):
     max_constraint_bytes: int
     max_batch_completions: int
     max_message_bytes: int
-    def __init__(self, context_length: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., max_sequences: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., max_queued_tokens: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., max_tokenize_bytes: _Optional[int] = ..., max_detokenize_tokens: _Optional[int] = ..., max_score_tokens: _Optional[int] = ..., max_messages: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_characters: _Optional[int] = ..., max_stop_token_ids: _Optional[int] = ..., max_logit_biases: _Optional[int] = ..., max_banned_words: _Optional[int] = ..., max_banned_word_characters: _Optional[int] = ..., max_top_logprobs: _Optional[int] = ..., max_constraint_bytes: _Optional[int] = ..., max_batch_completions: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    max_choices: int
+    def __init__(self, context_length: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., max_sequences: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., max_queued_tokens: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., max_tokenize_bytes: _Optional[int] = ..., max_detokenize_tokens: _Optional[int] = ..., max_score_tokens: _Optional[int] = ..., max_messages: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_characters: _Optional[int] = ..., max_stop_token_ids: _Optional[int] = ..., max_logit_biases: _Optional[int] = ..., max_banned_words: _Optional[int] = ..., max_banned_word_characters: _Optional[int] = ..., max_top_logprobs: _Optional[int] = ..., max_constraint_bytes: _Optional[int] = ..., max_batch_completions: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_choices: _Optional[int] = ...) -> None: ...

@@ -17,10 +17,12 @@ from rhapsode_server.engine.gbnf import to_lark
 from rhapsode_server.engine.refusal import BadConstraint
 from rhapsode_server.engine.request import Constraint
 
-# Processor time that a token may take: everybody else in the batch waits for it.
+# Processor time that a token may take: everybody else in the batch waits for it. And the mean of about the last 50.
 MAX_TOKEN_SECONDS = 0.1
-# llguidance's own defaults but for the states of the automaton, of which one takes a kilobyte or two.
-_LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+MAX_MEAN_SECONDS = 0.01
+_MEAN_OF = 50
+# llguidance's own defaults but for the states of the automaton, which take up to a kilobyte each: about 16 MiB at most.
+_LIMITS = LLParserLimits(max_lexer_states=20_000, verbose_errors=False)
 # Where only one text may follow, llguidance would allow but one way to spell it.
 _OPTIONS = '%llguidance {"no_forcing": true}'
 _REGEX_SPECIAL, _ESCAPED = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]"), r"\\\g<0>"
@@ -101,6 +103,7 @@ class Matcher:
         self._vocabulary = vocabulary
         self._end_ids = [token_id for token_id in end_ids if token_id < vocabulary.size]
         self._num_accepted = 0
+        self._mean_seconds = 0.0
         self._check()
         self._look()
 
@@ -120,8 +123,14 @@ class Matcher:
         self._check()
         self._num_accepted += 1
         self._look()
-        if time.thread_time() - began > MAX_TOKEN_SECONDS:
+        self._note_time(time.thread_time() - began)
+
+    def _note_time(self, seconds: float) -> None:
+        self._mean_seconds += (seconds - self._mean_seconds) / _MEAN_OF
+        if seconds > MAX_TOKEN_SECONDS:
             raise BadConstraint(f"it is too complex: a token takes more than {1000 * MAX_TOKEN_SECONDS:.0f} ms")
+        if self._mean_seconds > MAX_MEAN_SECONDS:
+            raise BadConstraint(f"it is too complex: tokens take more than {1000 * MAX_MEAN_SECONDS:.0f} ms each")
 
     def _look(self) -> None:
         mask = bytearray(self._inner.compute_bitmask())

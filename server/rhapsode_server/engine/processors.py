@@ -1,6 +1,6 @@
 """What changes logits before a token is drawn: biases, penalties, and tokens that may not follow.
 
-Apart from a constraint's mask, each touches only the rows and the token ids concerned.
+Apart from masks, each touches only the rows and the token ids concerned.
 Shape letters: R rows, V vocabulary, N pairs of a row and a token id, W 32-bit words of a mask.
 """
 
@@ -18,7 +18,7 @@ def is_processed(draw: Draw) -> bool:
     """Whether anything here applies to the draw."""
     row = draw.parameters
     changes = row.logit_bias or row.repetition_penalty != 1 or row.presence_penalty != 0 or row.frequency_penalty != 0
-    masks = row.banned_sequences or row.allowed_token_ids or draw.suppressed_ids or draw.allowed_mask is not None
+    masks = row.banned_sequences or row.allowed_mask is not None or draw.suppressed_ids or draw.allowed_mask is not None
     return bool(changes or masks)
 
 
@@ -32,8 +32,8 @@ def process(logits_RV: Tensor, draws: Sequence[Draw]) -> Tensor:
     _penalise_repetition(x_RV, draws)
     _add(x_RV, [_completion_penalties(draw) for draw in draws])
     _forbid(x_RV, [{*draw.suppressed_ids, *_banned(draw)} for draw in draws])
-    _allow_ids(x_RV, [draw.parameters.allowed_token_ids for draw in draws])
-    _allow_masks(x_RV, {row: draw.allowed_mask for row, draw in enumerate(draws) if draw.allowed_mask is not None})
+    _allow(x_RV, [draw.parameters.allowed_mask for draw in draws])
+    _allow(x_RV, [draw.allowed_mask for draw in draws])
     return x_RV
 
 
@@ -73,27 +73,18 @@ def _forbid(x_RV: Tensor, ids: Sequence[set[int]]) -> None:
         x_RV.index_put_(_pairs(x_RV, ids), x_RV.new_full((), -torch.inf))
 
 
-def _allow_ids(x_RV: Tensor, ids: Sequence[Sequence[int]]) -> None:
-    rows = [row for row, its_ids in enumerate(ids) if its_ids]
-    if not rows:
-        return
-    pairs = _pairs(x_RV, ids)
-    values_N = x_RV[pairs]
-    x_RV.index_fill_(0, _index(rows, x_RV.device), -torch.inf)
-    x_RV.index_put_(pairs, values_N)
-
-
-def _allow_masks(x_RV: Tensor, masks: dict[int, bytes]) -> None:
-    if masks:
-        rows = _index(list(masks), x_RV.device)
-        is_allowed_RV = _unpack(masks.values(), x_RV.shape[1], x_RV.device)
+def _allow(x_RV: Tensor, masks: Sequence[bytes | None]) -> None:
+    mask_by_row = {row: mask for row, mask in enumerate(masks) if mask is not None}
+    if mask_by_row:
+        rows = _index(list(mask_by_row), x_RV.device)
+        is_allowed_RV = _unpack(mask_by_row.values(), x_RV.shape[1], x_RV.device)
         x_RV.index_copy_(0, rows, x_RV[rows].where(is_allowed_RV, -torch.inf))
 
 
 def _unpack(masks: Iterable[bytes], vocabulary_size: int, device: torch.device) -> Tensor:
-    """Bit i % 32 of word i // 32 as bool [R, V]."""
+    """Bit i % 32 of word i // 32 as bool [R, V]; what a mask is too short for is not allowed."""
     num_bytes = (vocabulary_size + 31) // 32 * 4
-    joined = bytearray().join(mask[:num_bytes] for mask in masks)
+    joined = bytearray().join(mask[:num_bytes].ljust(num_bytes, b"\0") for mask in masks)
     words = torch.frombuffer(joined, dtype=torch.int32).view(-1, num_bytes // 4)
     # From pinned memory, because other copies to CUDA wait for all work before them.
     words_RW = (words.pin_memory() if device.type == "cuda" else words).to(device, non_blocking=True)

@@ -16,6 +16,10 @@ class ModelRefused(Exception):  # noqa: N818 - it says what happened
         self.detail = detail
 
 
+class ConstraintsBusy(Exception):  # noqa: N818 - it says what happened
+    """Too many constraints wait to be prepared: try again later."""
+
+
 class BadConstraint(Exception):  # noqa: N818 - it says what happened
     """`detail` is one clear sentence that says what is wrong with the constraint."""
 

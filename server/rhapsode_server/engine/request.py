@@ -1,5 +1,6 @@
 """What a caller asks of the engine, and the state of it while it runs. Imports no torch."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -22,6 +23,7 @@ class FinishReason(Enum):
     NOT_FINITE = "not_finite"
     NOTHING_LEFT = "nothing_left"
     BAD_CONSTRAINT = "bad_constraint"
+    CONSTRAINT_BUSY = "constraint_busy"  # too many others wait to be prepared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,8 @@ class SamplingParameters:
     """How the next token is chosen; the defaults are greedy and otherwise off. `seed` has 64 bits.
 
     They apply in the order logit_bias, repetition_penalty, presence_penalty and frequency_penalty, banned_sequences,
-    allowed_token_ids (empty: all), temperature, top_k, top_p, min_p, typical_p.
+    allowed_token_ids (empty: all), temperature, top_k, top_p, min_p, typical_p. `allowed_mask` holds the allowed ids as
+    bits, which every step asks for: bit i % 8 of byte i // 8 is that of token i.
     """
 
     temperature: float = 0.0
@@ -44,12 +47,23 @@ class SamplingParameters:
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed_token_ids: tuple[int, ...] = ()
     banned_sequences: tuple[tuple[int, ...], ...] = ()
+    allowed_mask: bytes | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "allowed_mask", _mask(self.allowed_token_ids) if self.allowed_token_ids else None)
 
     @property
     def needs_history(self) -> bool:
         """Whether the next token depends on the tokens before it other than through the model."""
         penalties = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
         return penalties or any(len(sequence) > 1 for sequence in self.banned_sequences)
+
+
+def _mask(token_ids: Collection[int]) -> bytes:
+    digits = bytearray(b"0") * (max(token_ids) + 1)
+    for token_id in token_ids:
+        digits[~token_id] = ord("1")
+    return int(digits, 2).to_bytes(-(-len(digits) // 8), "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +161,7 @@ class Sequence:
 
     [0 .................. num_scheduled)  KV written, or being written by a step in flight
     [0 ........... len(token_ids))        ids known here: the prompt and the sampled tokens
-                  [len(token_ids) ... length)   sampled by steps in flight, known on the device only
+                  [len(token_ids) ... length)   sampled, but known on the device only or unknown to the matcher
 
     `allowed_mask` is what the matcher lets follow `token_ids`; `needs_host` says whether the next token cannot be drawn
     before the host has seen the last one.
@@ -176,12 +190,12 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """Tokens so far, those on their way from the device included."""
+        """Tokens so far, those that are pending included."""
         return len(self.token_ids) + self.num_pending_tokens
 
     @property
     def num_generated(self) -> int:
-        """Tokens generated, those on their way from the device included."""
+        """Tokens generated, those that are pending included."""
         return self.length - self.num_prompt_tokens
 
     @property

@@ -6,41 +6,60 @@ prompt never stalls a running stream.
 
 `schedule` may be called again before `update` has seen the last batch (a pipeline of depth 2): what
 it needs, it derives from counts, never from token values; sequences whose next draw depends on values
-sit out until these are known. Blocks and slots of a sequence that ended are freed when no step in flight
-touches them.
+sit out until these are known, and to their matcher. All matchers together have little time before and
+after a step, so that slow ones delay but their own requests. Blocks and slots of a sequence that ended
+are freed when no step in flight touches them.
 """
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from rhapsode_server.engine.batch import Batch, BatchResult, Row
 from rhapsode_server.engine.block_pool import BlockPool
+from rhapsode_server.engine.endings import constrain, reason_for_no_token, reason_to_end
 from rhapsode_server.engine.events import News, PromptScores, Started, TokenEvent
 from rhapsode_server.engine.groups import SharedPrompts
 from rhapsode_server.engine.queue import RequestQueue, Waiting
-from rhapsode_server.engine.request import NOTHING_LEFT, EngineRequest, FinishReason, Matcher, Sequence, TokenScore
+from rhapsode_server.engine.request import EngineRequest, FinishReason, Matcher, Sequence, TokenScore
 from rhapsode_server.engine.rows import longest_row, next_row
 
 # Prompt tokens that one step scores at most. Each needs its logits over the whole vocabulary: 128 of 50,257 tokens are
 # 26 MB in float32, of 256,000 tokens 131 MB, and the matrix product is as efficient as it gets.
 MAX_SCORED_TOKENS = 128
+# Processor time of all matchers before a step, and again after it; the one that is at work when it is over ends first.
+MATCHER_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A token that a step gave, or a negative number where there is none."""
+
+    sequence: Sequence
+    token_id: int
+    score: TokenScore | None
 
 
 @dataclass(slots=True)
 class Scheduler:
-    """Admits, chunks, advances and frees sequences. `clock` gives the time that the limits of requests are told in."""
+    """Admits, chunks, advances and frees sequences.
+
+    `clock` gives the time that the limits of requests are told in, `matcher_clock` that of MATCHER_SECONDS.
+    """
 
     pool: BlockPool
     max_sequences: int
     max_batch_tokens: int
     clock: Callable[[], float] = time.monotonic
+    matcher_clock: Callable[[], float] = time.thread_time
     waiting: RequestQueue = field(default_factory=RequestQueue)
     running: dict[int, Sequence] = field(default_factory=dict)  # by request id, in order of admission
     _by_slot: dict[int, Sequence] = field(default_factory=dict)  # those that run or are in a step in flight
     _free_slots: list[int] = field(default_factory=list)
+    _unmatched: deque[_Drawn] = field(default_factory=deque)  # first come, first served
     _next_end: float = math.inf  # no request is ended by time before
     _news: News = field(default_factory=News)
 
@@ -70,6 +89,7 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         self._end_what_is_due()
+        self._match()
         released_slots = self._release_idle()
         self._admit()
         candidates = [sequence for sequence in self.running.values() if sequence.wants_step]
@@ -85,6 +105,7 @@ class Scheduler:
             token_id = next(token_ids) if row.draw else None
             score = next(scores) if row.num_candidates is not None else None
             self._complete(row, scored, token_id, score)
+        self._match()
 
     def take_news(self) -> News:
         news, self._news = self._news, News()
@@ -130,7 +151,7 @@ class Scheduler:
             matcher = self.waiting.pop().matcher
             sequence = Sequence(request=request, slot=self._free_slots.pop(), blocks=blocks, matcher=matcher)
             self.running[request.request_id] = self._by_slot[sequence.slot] = sequence
-            end = _constrain(sequence)
+            end = constrain(sequence)
             if end and end[0] is FinishReason.CONSTRAINT and request.prompt_top_logprobs is not None:
                 sequence.request = replace(request, max_new_tokens=0)  # complete as it is: what is left is the prompt
             elif end:
@@ -171,13 +192,14 @@ class Scheduler:
     ) -> None:
         sequence = self._by_slot[row.slot]
         sequence.num_rows_in_flight -= 1
-        sequence.num_pending_tokens -= token_id is not None
         if sequence.finish_reason is None and scored:
             self._tell_scores(sequence, scored)
         if sequence.finish_reason is not None:
             return
-        if token_id is not None:
-            self._accept(sequence, token_id, score)
+        if token_id is not None and sequence.matcher:
+            self._unmatched.append(_Drawn(sequence, token_id, score))
+        elif token_id is not None:
+            self._accept(_Drawn(sequence, token_id, score))
         elif row.end == sequence.request.num_reserved_tokens:
             is_complete = sequence.matcher is not None and sequence.matcher.is_complete
             self._end(sequence.request, FinishReason.CONSTRAINT if is_complete else FinishReason.LENGTH)
@@ -188,15 +210,25 @@ class Scheduler:
         else:
             self._end(sequence.request, FinishReason.NOT_FINITE)
 
-    def _accept(self, sequence: Sequence, token_id: int, score: TokenScore | None) -> None:
+    def _match(self) -> None:
+        """Take the tokens that wait for their matcher, until all matchers together have had their time."""
+        began = self.matcher_clock()
+        while self._unmatched and self.matcher_clock() - began < MATCHER_SECONDS:
+            drawn = self._unmatched.popleft()
+            if drawn.sequence.finish_reason is None:
+                self._accept(drawn)
+
+    def _accept(self, drawn: _Drawn) -> None:
+        sequence, token_id = drawn.sequence, drawn.token_id
+        sequence.num_pending_tokens -= 1
         if token_id < 0:
-            self._end(sequence.request, *_reason_for_no_token(sequence, token_id))
+            self._end(sequence.request, *reason_for_no_token(sequence, token_id))
             return
         sequence.token_ids.append(token_id)
-        reason, detail = _reason_to_end(sequence, token_id) or (None, "")
+        reason, detail = reason_to_end(sequence, token_id) or (None, "")
         request_id = sequence.request.request_id
         self._news.events.append(
-            TokenEvent(request_id=request_id, token_id=token_id, finish_reason=reason, score=score, detail=detail)
+            TokenEvent(request_id=request_id, token_id=token_id, finish_reason=reason, score=drawn.score, detail=detail)
         )
         if reason:
             self._stop(sequence, reason)
@@ -211,38 +243,3 @@ class Scheduler:
     def _stop(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason
         del self.running[sequence.request.request_id]
-
-
-End = tuple[FinishReason, str]
-
-
-def _reason_to_end(sequence: Sequence, token_id: int) -> End | None:
-    if token_id in sequence.request.stop_token_ids:
-        return FinishReason.STOP_TOKEN, ""
-    if end := _constrain(sequence, token_id):
-        return end
-    is_full = len(sequence.token_ids) == sequence.request.num_reserved_tokens
-    return (FinishReason.LENGTH, "") if is_full else None
-
-
-def _reason_for_no_token(sequence: Sequence, token_id: int) -> End:
-    if token_id != NOTHING_LEFT:
-        return FinishReason.NOT_FINITE, ""
-    if sequence.matcher is None:
-        return FinishReason.NOTHING_LEFT, ""
-    return FinishReason.BAD_CONSTRAINT, "none of the tokens that may follow can be drawn with these sampling parameters"
-
-
-def _constrain(sequence: Sequence, token_id: int | None = None) -> End | None:
-    """Let its matcher go on by a token and say what may follow."""
-    if (matcher := sequence.matcher) is None:
-        return None
-    try:
-        if token_id is not None:
-            matcher.accept(token_id)
-        if matcher.is_complete:
-            return FinishReason.CONSTRAINT, ""
-        sequence.allowed_mask = matcher.allowed_mask()
-    except Exception as error:  # a grammar fails its own request only, whatever it does
-        return FinishReason.BAD_CONSTRAINT, str(error)
-    return None

@@ -23,6 +23,7 @@ MAX_MEMORY = 64 << 20
 _MAX_ADDRESS_SPACE = 2 << 30
 # Threads of the worker have more: what does not overflow this will not overflow that.
 _STACK_SIZE = 1 << 20
+_LIBRARY_FAILED = "it is too complex: the library failed"
 
 
 def main() -> None:
@@ -46,6 +47,9 @@ def _serve(connection: Connection, inbox: "queue.SimpleQueue[Constraint]", file:
     except BadConstraint as error:
         connection.send(Failed(error.detail, spent=True))
         return
+    except BaseException:  # a panic of the library, say
+        connection.send(Failed(_LIBRARY_FAILED, spent=True))
+        return
     connection.send(Passed())
     memory_before = _peak_memory()
     while True:
@@ -62,6 +66,8 @@ def _try(constraint: Constraint, vocabulary: Vocabulary) -> Passed | Failed:
         _walk(grammar, vocabulary)
     except BadConstraint as error:
         return Failed(error.detail)
+    except BaseException:  # a panic of the library, say
+        return Failed(_LIBRARY_FAILED, spent=True)
     return Passed(grammar)
 
 

@@ -11,7 +11,7 @@ class RequestLimits:
     """Of a prompt, a conversation, a text to score; of a prompt in token ids that may be truncated, so many ids."""
     max_tokenize_bytes: int = 2**16
     """Of a text for Tokenize, whose answer is a message for each token."""
-    max_detokenize_tokens: int = 2**20
+    max_detokenize_tokens: int = 2**16
     max_score_tokens: int = 2**17
     """Of a text for Score: with n candidates in each place, 1 + n times fewer."""
     max_messages: int = 1024
@@ -24,6 +24,7 @@ class RequestLimits:
     max_banned_word_characters: int = 64
     max_top_logprobs: int = 20
     max_constraint_bytes: int = 2**16
+    max_choices: int = 1024
     max_batch_completions: int = 1024
     """Completions of all items of a GenerateBatch call together."""
     max_message_bytes: int = 4 * 2**20

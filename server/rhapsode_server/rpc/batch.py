@@ -28,6 +28,8 @@ Write = Callable[[pb.GenerateBatchResponse], Awaitable[None]]
 
 # So many requests are made ready at a time: the event loop sees to other calls in between.
 _PREPARED_AT_ONCE = 4
+# So many answers wait for a slow reader; further completions then wait with theirs before they make room for others.
+_ANSWERS_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ class Batch:
     seed: int
     _lanes: dict[tuple[str, int], Lane] = field(default_factory=dict)
     _preparing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PREPARED_AT_ONCE))
-    _answers: "asyncio.Queue[pb.GenerateBatchResponse]" = field(default_factory=asyncio.Queue)
+    _answers: "asyncio.Queue[pb.GenerateBatchResponse]" = field(default_factory=lambda: asyncio.Queue(_ANSWERS_AHEAD))
 
     async def run(self, request: pb.GenerateBatchRequest, write: Write) -> None:
         """Writes an answer for each completion, as they come. Whatever ends it early ends them all."""
@@ -65,47 +67,52 @@ class Batch:
 
     async def _run_item(self, item: _Item) -> None:
         call = self.call.branch()
-        try:
-            with ExitStack() as held:
-                async with self._preparing:
-                    version = resolve(self.models, item.request, call)
-                    held.enter_context(version.engine.hold())
-                    prepared = await prepare(item.request, version, self.default_max_new_tokens)
-                await self._run_completions(item, prepared, call)
-        except Exception as error:
-            for completion in range(item.num_completions):
-                self._fail(item, completion, call, error)
+        with ExitStack() as held:
+            try:
+                prepared = await self._prepared(item, call, held)
+            except Exception as error:
+                for completion in range(item.num_completions):
+                    await self._fail(item, completion, call, error)
+                return
+            async with asyncio.TaskGroup() as tasks:
+                for completion in range(item.num_completions):
+                    tasks.create_task(self._run_completion(item, completion, prepared))
 
-    async def _run_completions(self, item: _Item, prepared: Prepared, call: Call) -> None:
-        if item.num_completions > 1:
-            prepared = replace(prepared, group=prepared.version.engine.new_group())
-        async with asyncio.TaskGroup() as tasks:
-            for completion in range(item.num_completions):
+    async def _prepared(self, item: _Item, call: Call, held: ExitStack) -> Prepared:
+        async with self._preparing:
+            version = resolve(self.models, item.request, call)
+            held.enter_context(version.engine.hold())
+            prepared = await prepare(item.request, version, self.default_max_new_tokens)
+        return replace(prepared, group=version.engine.new_group()) if item.num_completions > 1 else prepared
+
+    async def _run_completion(self, item: _Item, completion: int, prepared: Prepared) -> None:
+        """Nothing is made for it before its turn, which it keeps until its answer has a place among those to send."""
+        lane = self._lane(prepared.version)
+        async with lane.turns:
+            call = self.call.branch()
+            call.answered_by(prepared.version)
+            try:
                 seeded = prepared.with_seed(self._seed_of(item, completion))
-                own = call.branch()
-                own.answered_by(prepared.version)
-                tasks.create_task(self._run_completion(item, completion, seeded, own))
+                response = await self._response(Generation(seeded, call, lane, self.metrics))
+            except Exception as error:
+                await self._fail(item, completion, call, error)
+                return
+            self._count(call, "ok")
+            await self._answers.put(pb.GenerateBatchResponse(item=item.index, completion=completion, response=response))
 
-    async def _run_completion(self, item: _Item, completion: int, prepared: Prepared, call: Call) -> None:
-        generation = Generation(prepared, call, self._lane(prepared.version), self.metrics)
-        try:
-            await generation.submit()
-            with closing(generation):
-                response = messages.whole_response([event async for event in generation.events()])
-        except Exception as error:
-            self._fail(item, completion, call, error)
-            return
-        self._count(call, "ok")
-        self._answers.put_nowait(pb.GenerateBatchResponse(item=item.index, completion=completion, response=response))
+    async def _response(self, generation: Generation) -> pb.GenerateResponse:
+        await generation.submit()
+        with closing(generation):
+            return messages.whole_response([event async for event in generation.events()])
 
-    def _fail(self, item: _Item, completion: int, call: Call, error: Exception) -> None:
+    async def _fail(self, item: _Item, completion: int, call: Call, error: Exception) -> None:
         outcome = errors.outcome_of(error)
         if outcome is errors.BUG:
             fields = {"request_id": call.request_id, "item": item.index}
             logger.error("unexpected failure", exc_info=error, extra={"fields": fields})
         self._count(call, outcome.label)
         status = errors.status_of(error, call.request_id)
-        self._answers.put_nowait(pb.GenerateBatchResponse(item=item.index, completion=completion, error=status))
+        await self._answers.put(pb.GenerateBatchResponse(item=item.index, completion=completion, error=status))
 
     def _count(self, call: Call, outcome: str) -> None:
         count_completion(self.metrics, call, outcome)

@@ -3,7 +3,7 @@
 from rhapsode.v1 import generation_pb2 as pb
 
 from rhapsode_server.engine.request import FinishReason
-from rhapsode_server.errors import DeadlinePassed, InvalidRequest, NotFiniteLogits, Unavailable
+from rhapsode_server.errors import DeadlinePassed, InvalidRequest, NotFiniteLogits, Overloaded, Unavailable
 from rhapsode_server.rpc.completion_text import CompletionText
 from rhapsode_server.rpc.prepare import Prepared
 from rhapsode_server.rpc.scores import token_logprobs, unscored
@@ -41,7 +41,7 @@ class Completion:
         """What the chunk adds.
 
         Raises NotFiniteLogits, InvalidRequest for a constraint that cannot be used or that leaves nothing to draw,
-        DeadlinePassed, Unavailable when the engine gave up.
+        Overloaded when too many constraints wait, DeadlinePassed, Unavailable when the engine gave up.
         """
         ids, text = self._push_text(chunk)
         self.num_tokens += len(ids)
@@ -92,6 +92,8 @@ class Completion:
                 raise NotFiniteLogits("the model produced logits that are not finite")
             case FinishReason.BAD_CONSTRAINT:
                 raise InvalidRequest.of(self._prepared.constraint_field, detail or "cannot be used")
+            case FinishReason.CONSTRAINT_BUSY:
+                raise Overloaded("too many constraints wait to be prepared; try again later")
             case FinishReason.EXPIRED:
                 raise DeadlinePassed("the deadline passed before the completion ended")
             case FinishReason.CANCELLED:

@@ -109,6 +109,7 @@ def _violation(violation: errors.FieldViolation) -> Message:
 
 def _cut(text: str, length: int) -> str:
     """At most `length` bytes as the wire spells them, which is percent-encoded."""
-    sizes = list(accumulate(1 if " " <= character <= "~" else 3 * len(character.encode()) for character in text))
+    head = text[:length]
+    sizes = list(accumulate(1 if " " <= character <= "~" else 3 * len(character.encode()) for character in head))
     end = bisect_right(sizes, length)
     return text if end == len(text) else f"{text[:end]} ..."

@@ -1,7 +1,6 @@
 """GenerationService: what each call does, put together from its parts."""
 # ruff: noqa: N802  (named as the contract names them)
 
-import asyncio
 from contextlib import closing
 from typing import Any
 
@@ -19,6 +18,7 @@ from rhapsode_server.rpc.lane import Lane
 from rhapsode_server.rpc.prepare import prepare
 from rhapsode_server.rpc.score import scoring
 from rhapsode_server.rpc.select import resolve
+from rhapsode_server.rpc.threads import in_thread
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -65,12 +65,12 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         version = resolve(self._models, request, current_call.get())
         tokens.check_text(request, version)
-        return await asyncio.to_thread(tokens.tokenized, request, version)
+        return await in_thread(len(request.text), lambda: tokens.tokenized(request, version))
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         version = resolve(self._models, request, current_call.get())
         tokens.check_ids(request, version)
-        return await asyncio.to_thread(tokens.detokenized, request, version)
+        return await in_thread(len(request.token_ids.ids), lambda: tokens.detokenized(request, version))
 
     async def _submitted(self, message: pb.GenerateRequest) -> Generation:
         call = current_call.get()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, cast
 
@@ -62,9 +63,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             response = await self._run(method, call, raw, context)
         except asyncio.CancelledError:
-            self._report(call, "deadline" if _is_expired(context) else "cancelled")
+            self._report_end(call, context)
             raise
         except Exception as error:
+            if _is_lost(error):
+                await self._give_up(call, context)
             await self._fail(call, error, context)
         self._report(call, "ok")
         return response
@@ -86,6 +89,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             logger.error("unexpected failure", exc_info=error, extra={"fields": {"request_id": call.request_id}})
         self._report(call, outcome.label, error=message)
         await context.abort(outcome.code, message, trailing_metadata(error, call.request_id))
+
+    async def _give_up(self, call: Call, context: Context) -> NoReturn:
+        """Nothing can be written to the caller any more, perhaps not even that."""
+        self._report_end(call, context)
+        with suppress(grpc.aio.InternalError, grpc.aio.UsageError):
+            await context.abort(grpc.StatusCode.CANCELLED, "the caller has gone")
+        raise asyncio.CancelledError
+
+    def _report_end(self, call: Call, context: Context) -> None:
+        """The caller ended it."""
+        self._report(call, "deadline" if _is_expired(context) else "cancelled")
 
     def _report(self, call: Call, outcome: str, **more: str) -> None:
         self._metrics.count_call(call.method, outcome)
@@ -121,6 +135,13 @@ def _metadata_request_id(context: Context) -> str:
 def _adopt_request_id(call: Call, request_id: str) -> None:
     if is_request_id(request_id):
         call.request_id = request_id
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether all that failed is a write: whoever was to read it has gone, and we had not heard of it yet."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(_is_lost, error.exceptions))
+    return isinstance(error, grpc.aio.InternalError)
 
 
 def _deadline(context: Context) -> float | None:

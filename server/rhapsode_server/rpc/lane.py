@@ -14,12 +14,18 @@ class Lane:
 
     Where the engine's queue is full, a request waits for an earlier one of the same lane to end and tries again. It is
     refused only if the lane has none there: then the queue is full of others.
+
+    `turns` has `width` of them, for a call whose requests are made ready, and answered, only while they have one.
     """
 
     width: int
+    turns: asyncio.Semaphore = field(init=False)
     _num_open: int = 0
     _waiting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.turns = asyncio.Semaphore(self.width)
 
     async def submit(self, submit: Callable[[], TokenStream]) -> TokenStream:
         """The stream that `submit` opens. Raises what it raises. Whoever gets a stream gives it to `leave`."""

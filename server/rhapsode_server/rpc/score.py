@@ -12,6 +12,7 @@ from rhapsode.v1 import generation_pb2 as pb
 from rhapsode_server.engine.request import FinishReason, SamplingParameters, TokenScore
 from rhapsode_server.errors import DeadlinePassed, FieldViolation, NotFiniteLogits, Unavailable
 from rhapsode_server.metrics import Metrics
+from rhapsode_server.models.limits import Limits
 from rhapsode_server.models.served import ServedVersion
 from rhapsode_server.rpc import messages
 from rhapsode_server.rpc.call import Call
@@ -24,6 +25,9 @@ from rhapsode_server.workers.stream import TokenStream
 
 # Enough to keep an engine busy, few enough to leave room for others.
 _WINDOWS_AT_ONCE = 4
+
+# So many times Limits.max_score_tokens are computed for a text at most, windows that overlap counted in full.
+_MOST_OVERLAP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,11 @@ def windows(ids: Sequence[int], context: int, overlap: int) -> Iterator[Window]:
             yield Window(ids[start:end], scored - start)
             scored = end
         start += context - overlap
+
+
+def num_windows(num_tokens: int, context: int, overlap: int) -> int:
+    """How many `windows` there are, but one at least."""
+    return 1 + max(0, -(-(num_tokens - 1 - context) // (context - overlap)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,14 +138,15 @@ async def scoring(request: pb.ScoreRequest, version: ServedVersion, call: Call, 
     ids = _as_document(ids, version) if request.as_document else ids
     field, most = "text" if is_text else "token_ids", _most_tokens(request.top_logprobs, version)
     raise_if_any(_length_violations(field, len(ids), most))
+    overlap = request.overlap if request.HasField("overlap") else version.limits.context_length // 2
+    raise_if_any(_overlap_violations(len(ids), overlap, version.limits))
     call.num_prompt_tokens = len(ids)
-    has_overlap = request.HasField("overlap")
     return Scoring(
         version=version,
         call=call,
         metrics=metrics,
         ids=tuple(ids),
-        overlap=request.overlap if has_overlap else version.limits.context_length // 2,
+        overlap=overlap,
         top_logprobs=request.top_logprobs,
     )
 
@@ -165,6 +175,14 @@ def _length_violations(field: str, num_tokens: int, most: int) -> Violations:
     yield from fields.too_many(field, num_tokens, most, " tokens")
 
 
+def _overlap_violations(num_tokens: int, overlap: int, limits: Limits) -> Violations:
+    context = limits.context_length
+    cost = num_windows(num_tokens, context, overlap) * min(context, num_tokens)
+    if cost > (most := _MOST_OVERLAP * limits.max_score_tokens):
+        description = f"is too much for a text of {num_tokens} tokens: its windows have {cost}, at most {most} may be"
+        yield FieldViolation("overlap", description)
+
+
 def _most_tokens(top_logprobs: int, version: ServedVersion) -> int:
     """An answer has so many entries at most, candidates counted."""
     return version.limits.max_score_tokens // (1 + top_logprobs)
@@ -178,7 +196,7 @@ def _as_document(ids: Sequence[int], version: ServedVersion) -> list[int]:
 def _check(reason: FinishReason | None) -> None:
     """Raises for the ends that bring no score."""
     match reason:
-        case FinishReason.NOT_FINITE:
+        case FinishReason.NOT_FINITE | FinishReason.NOTHING_LEFT:
             raise NotFiniteLogits("the model produced logits that are not finite")
         case FinishReason.EXPIRED:
             raise DeadlinePassed("the deadline passed before the text was scored")

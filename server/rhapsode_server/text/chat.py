@@ -31,8 +31,8 @@ class ChatError(Exception):
 class ChatTemplate:
     """Renders conversations. Any number of threads may use it at once.
 
-    `max_bytes` bounds the rendered text, `max_seconds` the time that it takes, looked at whenever the template writes: one
-    that computes without writing is its publisher's to mend. Raises ValueError if `source` is not a template.
+    `max_bytes` bounds the rendered text, `max_seconds` the time that it takes, looked at whenever the template writes:
+    one that computes without writing is its publisher's to mend. Raises ValueError if `source` is not a template.
     """
 
     def __init__(

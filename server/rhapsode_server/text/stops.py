@@ -6,6 +6,7 @@ suffix of the text that is a prefix of some stop string. The state's depth is th
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 
 class StopStrings:
@@ -15,7 +16,7 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._automaton = _Automaton(stops)
+        self._automaton = _automaton(tuple(stops))
         self._state = 0
         self._held = ""
         self._matched = False
@@ -41,7 +42,8 @@ class StopStrings:
 
 
 class _Automaton:
-    """State 0 is the empty prefix. `matches` has the longest stop that ends in a state, `depths` the prefix lengths."""
+    """Immutable. State 0 is the empty prefix. `matches` has the longest stop that ends in a state, `depths` the prefix
+    lengths."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._children: list[dict[str, int]] = [{}]
@@ -88,3 +90,9 @@ class _Automaton:
             for character, child in self._children[state].items():
                 queue.append(child)
                 yield state, character, child
+
+
+@lru_cache(maxsize=16)
+def _automaton(stops: tuple[str, ...]) -> _Automaton:
+    """Completions of one item of a batch share theirs."""
+    return _Automaton(stops)

@@ -1,6 +1,6 @@
 """What the front-end and a worker say to each other, over a private socket pair. One message a step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rhapsode_server.engine.engine import StepResult
 from rhapsode_server.engine.options import EngineOptions
@@ -53,10 +53,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """From the worker: all news of one step, which took this long."""
+    """From the worker: all news of one step, which took this long, and the requests whose constraint became ready."""
 
     result: StepResult
     seconds: float
+    prepared: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -45,7 +46,7 @@ def main() -> None:
 def run(engine: Engine, constraining: Constraining, inbox: Inbox, connection: Connection) -> NoReturn:
     """Step while there is work, wait for messages while there is none, until the process is killed."""
     while True:
-        for message in _messages(inbox, wait=not engine.has_work):
+        for message in _messages(inbox, 0.0 if engine.has_work else constraining.seconds_left):
             match message:
                 case Submit(request) if request.constraint:
                     constraining.begin(request)
@@ -56,18 +57,19 @@ def run(engine: Engine, constraining: Constraining, inbox: Inbox, connection: Co
                 case Cancel(request_id):
                     constraining.cancel(request_id)
                     engine.cancel(request_id)
-        refused = constraining.take_refused()
-        if engine.has_work or refused:
+        constraining.end_what_is_due()
+        news = constraining.take_news()
+        if engine.has_work or news.events:
             began = time.perf_counter()
             result = engine.step()
-            result = replace(result, events=[*refused, *result.events])
-            connection.send(Step(result=result, seconds=time.perf_counter() - began))
+            result = replace(result, events=[*news.events, *result.events])
+            connection.send(Step(result=result, seconds=time.perf_counter() - began, prepared=news.prepared))
 
 
-def _messages(inbox: Inbox, *, wait: bool) -> Iterator[ToWorker | Prepared]:
-    """All that have come; if there is none and `wait`, the next one."""
-    if wait:
-        yield inbox.get()
+def _messages(inbox: Inbox, timeout: float | None) -> Iterator[ToWorker | Prepared]:
+    """All that have come; if there is none, the next one within so many seconds (None: whenever)."""
+    with suppress(queue.Empty):
+        yield inbox.get(timeout=timeout)
     while not inbox.empty():
         yield inbox.get()
 

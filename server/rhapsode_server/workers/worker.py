@@ -192,6 +192,8 @@ class Worker:
                 self._ready.set_exception(ModelRefused(reason, detail))
 
     def _deliver(self, step: Step) -> None:
+        for request_id in step.prepared:
+            self._admission.note_prepared(request_id)
         for started in step.result.started:
             if stream := self._streams.get(started.request_id):
                 stream.mark_started(step.seconds, started.num_cached_tokens)

@@ -1,6 +1,7 @@
 """Constraints: masks against oracles, forms that are refused, and the threads and processes that prepare them."""
 
 import json
+import queue
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -17,11 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rhapsode_server.engine import grammar as grammar_module
 from rhapsode_server.engine import matcher as matcher_module
+from rhapsode_server.engine import trial_process
 from rhapsode_server.engine.grammar import Grammars
 from rhapsode_server.engine.matcher import Matcher, Vocabulary, translate
-from rhapsode_server.engine.refusal import BadConstraint
+from rhapsode_server.engine.refusal import BadConstraint, ConstraintsBusy
 from rhapsode_server.engine.request import Constraint
+from rhapsode_server.engine.trial import Failed
 from rhapsode_server.text.tokenizer import Tokenizer
+from support.checking_runner import Clock
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 CORPUS = ['{"name": "Zoe", "age": 31, "tags": ["a", "b"]}\n', "yes, yesterday; über größe 😀 abab abba true null"] * 5
@@ -376,6 +380,20 @@ def test_a_token_that_takes_too_long_ends_it(whole: Tokens, monkeypatch: pytest.
         matcher.accept(whole.spell(b"a")[0])
 
 
+def test_tokens_that_take_long_on_the_mean_end_it(whole: Tokens) -> None:
+    matcher = whole.matcher("regex", "a+")
+    for _ in range(500):
+        matcher._note_time(0.9 * matcher_module.MAX_MEAN_SECONDS)
+    matcher._note_time(0.99 * matcher_module.MAX_TOKEN_SECONDS - matcher_module.MAX_MEAN_SECONDS * 5)
+    with pytest.raises(BadConstraint, match="tokens take more than 10 ms each"):
+        exhaust(matcher)
+
+
+def exhaust(matcher: Matcher) -> None:
+    for _ in range(100):
+        matcher._note_time(1.2 * matcher_module.MAX_MEAN_SECONDS)
+
+
 def test_a_text_token_that_ends_the_completion_may_do_so_only_where_it_is_complete(whole: Tokens) -> None:
     [a, b, c] = whole.spell(b"abc")
     matcher = whole.vocabulary.matcher(whole.grammar("regex", "(ab)+"), {a, c, whole.end_id, 10**6})
@@ -467,13 +485,12 @@ def test_an_overflowing_stack_is_nobody_elses(grammars: Grammars, whole: Tokens)
     assert matcher.is_complete
 
 
-def test_a_constraint_without_end_is_stopped_and_delays_nobody(whole: Tokens) -> None:
-    with closing(Grammars(whole.file, vocabulary_size=whole.size, time_limit=1.0)) as grammars:
+def test_a_constraint_without_end_is_stopped_and_leaves_the_other_process_to_others(whole: Tokens) -> None:
+    with closing(Grammars(whole.file, vocabulary_size=whole.size, time_limit=2.0)) as grammars:
         endless = grammars.prepare(Constraint("json_schema", ENDLESS), ())
         for number in range(5):
             assert grammars.prepare(Constraint("regex", f"a{{{number}}}b"), ()).result(30)
-        assert not endless.done()
-        assert refusal(endless) == "it takes longer than 1 s to prepare"
+        assert refusal(endless) == "it takes longer than 2 s to prepare"
         assert grammars.prepare(Constraint("regex", "c"), ()).result(30)
 
 
@@ -498,33 +515,87 @@ def test_a_proof_is_remembered_and_a_matcher_is_not_shared(whole: Tokens, monkey
     assert not second.is_complete
 
 
-class Stuck(grammar_module.Trial):
-    """Begins and does not end until told to."""
+class PanicException(BaseException):
+    """What a panic of the library looks like."""
 
-    begun, go_on = threading.Semaphore(0), threading.Event()
+
+class Stuck(grammar_module.Trial):
+    """Begins, says so, and does not end until told to."""
+
+    begun: "queue.SimpleQueue[str]"
+    go_on: threading.Event
 
     def prove(self, constraint: Constraint) -> str:
-        self.begun.release()
+        self.begun.put(constraint.source)
         assert self.go_on.wait(30)
-        raise RuntimeError("a bug")
+        raise PanicException("a bug")
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> type[Stuck]:
+    monkeypatch.setattr(grammar_module, "Trial", Stuck)
+    monkeypatch.setattr(grammar_module, "NUM_THREADS", 1)
+    Stuck.begun, Stuck.go_on = queue.SimpleQueue(), threading.Event()
+    return Stuck
 
 
 def test_what_waits_is_bounded_and_may_be_cancelled(
-    whole: Tokens, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    whole: Tokens, stuck: type[Stuck], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(grammar_module, "Trial", Stuck)
     monkeypatch.setattr(grammar_module, "MAX_WAITING", 3)
     with closing(Grammars(whole.file, vocabulary_size=whole.size)) as grammars:
-        running = [grammars.prepare(Constraint("regex", "a"), ()) for _ in range(grammar_module.NUM_THREADS)]
-        for _ in running:
-            assert Stuck.begun.acquire(timeout=30)
-        waiting = [grammars.prepare(Constraint("regex", "b"), ()) for _ in range(3)]
-        assert "too many" in refusal(grammars.prepare(Constraint("regex", "c"), ()))
+        running = grammars.prepare(Constraint("regex", "a"), ())
+        assert stuck.begun.get(timeout=30) == "a"
+        waiting = [grammars.prepare(Constraint("regex", source), ()) for source in "bcd"]
+        for _ in range(2):
+            busy = grammars.prepare(Constraint("regex", "e"), ()).exception(30)
+            assert isinstance(busy, ConstraintsBusy)
+            assert "too many" in str(busy)
         assert all(future.cancel() for future in waiting)
-        Stuck.go_on.set()
-        assert {refusal(future) for future in running} == {"it could not be prepared"}
-    assert "RuntimeError: a bug" in caplog.text
-    assert not Stuck.begun.acquire(blocking=False), "what was cancelled is not tried"
+        stuck.go_on.set()
+        assert refusal(running) == "it could not be prepared", "even after a panic"
+    assert "PanicException: a bug" in caplog.text
+    assert stuck.begun.empty(), "what was cancelled is not tried"
+
+
+def test_equal_constraints_are_tried_once_and_a_failure_is_remembered_for_a_while(
+    whole: Tokens, stuck: type[Stuck], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(grammar_module, "MAX_WAITING", 1)
+    with closing(Grammars(whole.file, vocabulary_size=whole.size, clock=clock)) as grammars:
+        futures = [grammars.prepare(Constraint("regex", "a"), ())]
+        assert stuck.begun.get(timeout=30) == "a"
+        futures += [grammars.prepare(Constraint("regex", source), ()) for source in "aabbb"]
+        assert futures[1].cancel()
+        stuck.go_on.set()
+        assert {refusal(future) for future in futures if not future.cancelled()} == {"it could not be prepared"}
+        assert stuck.begun.get(timeout=30) == "b"
+        clock.now += grammar_module.FAILURE_SECONDS - 1
+        refusal(grammars.prepare(Constraint("regex", "a"), ()))
+        assert stuck.begun.empty(), "it is remembered"
+        clock.now += 1
+        refusal(grammars.prepare(Constraint("regex", "a"), ()))
+        assert stuck.begun.get(timeout=30) == "a", "and then tried again"
+
+
+def test_a_panic_while_a_matcher_is_built_ends_its_own_request(whole: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Grammars(whole.file, vocabulary_size=whole.size)) as grammars:
+        assert grammars.prepare(Constraint("regex", "a"), ()).result(30)
+        with monkeypatch.context() as patched:
+            patched.setattr(matcher_module, "LLMatcher", panic)
+            assert refusal(grammars.prepare(Constraint("regex", "a"), ())) == "it could not be prepared"
+        assert grammars.prepare(Constraint("regex", "a"), ()).result(30)
+
+
+def panic(*_: Any, **__: Any) -> Any:
+    raise PanicException("a bug")
+
+
+def test_a_panic_in_a_trial_is_a_failure(whole: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matcher_module, "LLMatcher", panic)
+    verdict = trial_process._try(Constraint("regex", "a"), whole.vocabulary)
+    assert verdict == Failed("it is too complex: the library failed", spent=True)
 
 
 def test_a_tokenizer_whose_tokens_are_no_bytes_is_said_so(tmp_path: Path) -> None:

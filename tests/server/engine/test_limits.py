@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rhapsode_server.engine.request import FinishReason, SamplingParameters
+from rhapsode_server.engine.scheduler import MATCHER_SECONDS
 from support.checking_runner import (
     END,
     NUM_TOKENS,
@@ -139,6 +140,77 @@ def test_a_matcher_that_fails_ends_its_own_request(depth: int, fails_at: int) ->
     assert outcomes[0].finish_reason is FinishReason.BAD_CONSTRAINT
     assert outcomes[0].detail == "the grammar is at its end of wits"
     assert outcomes[1].tokens == expected(request(1, [3], 10)).tokens
+
+
+@dataclass
+class SlowMatcher:
+    """Allows all, and takes its time."""
+
+    clock: Clock
+    seconds: float
+
+    def allowed_mask(self) -> bytes:
+        return mask(range(NUM_TOKENS))
+
+    def accept(self, token_id: int) -> None:
+        self.clock.now += self.seconds
+
+    @property
+    def is_complete(self) -> bool:
+        return False
+
+
+@DEPTHS
+def test_slow_matchers_take_turns_and_stall_nobody_else(depth: int) -> None:
+    clock, outcomes = Clock(), dict[int, Outcome]()
+    engine = make_engine(depth=depth, matcher_clock=clock)
+    asked = [request(n, [n + 1], 12, stop_token_ids=frozenset()) for n in range(4)]
+    for one in asked:
+        engine.submit(one, None if one.request_id == 0 else SlowMatcher(clock, 1.5 * MATCHER_SECONDS))
+    while 0 not in outcomes or outcomes[0].finish_reason is None:
+        began, tokens = clock.now, len(outcomes.get(0, Outcome()).tokens)
+        result = step(engine, outcomes)
+        assert clock.now - began < 3.5 * MATCHER_SECONDS, "one before, one after"
+        assert not result.started or len(result.started) == 4
+        assert len(outcomes[0].tokens) == tokens + 1 or (depth == 2 and not tokens)
+    run(engine, outcomes)
+    assert [outcomes[n].tokens for n in range(4)] == [expected(one).tokens for one in asked]
+    assert {outcome.finish_reason for outcome in outcomes.values()} == {FinishReason.LENGTH}
+
+
+def test_tokens_that_wait_for_a_matcher_are_dropped_with_their_request() -> None:
+    clock = Clock()
+    engine = make_engine(matcher_clock=clock)
+    for n in range(3):
+        asked = request(n, [n + 1], 5, stop_token_ids=frozenset())
+        engine.submit(asked, SlowMatcher(clock, 2 * MATCHER_SECONDS))
+    assert {event.request_id for event in engine.step().events} == {0}
+    engine.cancel(1)
+    outcomes = run(engine)
+    assert 1 not in outcomes
+    assert len(outcomes[2].tokens) == 5
+
+
+class PanicException(BaseException):
+    """What a panic of the library looks like."""
+
+
+def test_a_panic_ends_its_own_request_and_an_interrupt_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, matcher = make_engine(), FakeMatcher([[5], [8], [9]])
+    error: list[BaseException] = [PanicException("a bug"), KeyboardInterrupt()]
+
+    def fail() -> None:
+        raise error.pop(0)
+
+    monkeypatch.setattr(matcher, "_fail", fail)
+    engine.submit(request(0, [1], 5), matcher)
+    engine.submit(request(1, [2], 5))
+    outcomes = run(engine)
+    assert (outcomes[0].finish_reason, outcomes[0].detail) == (FinishReason.BAD_CONSTRAINT, "a bug")
+    assert outcomes[1].tokens == expected(request(1, [2], 5)).tokens
+    engine.submit(request(2, [1], 5), matcher)
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
 
 
 def test_a_constraint_under_which_nothing_can_be_drawn_is_bad() -> None:

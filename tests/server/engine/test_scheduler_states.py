@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from rhapsode_server.engine.engine import Engine
 from rhapsode_server.engine.request import EngineRequest, FinishReason, SamplingParameters
+from rhapsode_server.engine.scheduler import MATCHER_SECONDS
 from support.checking_runner import (
     NUM_TOKENS,
     Clock,
@@ -23,10 +24,10 @@ BY_TIME = {FinishReason.TIME_LIMIT, FinishReason.EXPIRED}
 
 
 class AnythingGoes:
-    """A matcher that allows all, and fails or is complete after so many tokens."""
+    """A matcher that allows all, takes its time, and fails or is complete after so many tokens."""
 
-    def __init__(self, num_tokens: int, fails: bool) -> None:
-        self.num_left, self.fails = num_tokens, fails
+    def __init__(self, clock: Clock, num_tokens: int, fails: bool) -> None:
+        self.clock, self.num_left, self.fails = clock, num_tokens, fails
 
     def allowed_mask(self) -> bytes:
         if self.fails and self.num_left == 0:
@@ -35,6 +36,7 @@ class AnythingGoes:
 
     def accept(self, token_id: int) -> None:
         self.num_left -= 1
+        self.clock.now += 0.6 * MATCHER_SECONDS
 
     @property
     def is_complete(self) -> bool:
@@ -44,9 +46,13 @@ class AnythingGoes:
 class AnyOrder(RuleBasedStateMachine):
     @initialize(depth=st.integers(1, 3), num_blocks=st.integers(15, 40), max_batch_tokens=st.integers(4, 40))
     def start(self, depth: int, num_blocks: int, max_batch_tokens: int) -> None:
-        self.clock = Clock()
+        self.clock, self.matcher_clock = Clock(), Clock()
         self.engine: Engine = make_engine(
-            depth=depth, num_blocks=num_blocks, max_batch_tokens=max_batch_tokens, clock=self.clock
+            depth=depth,
+            num_blocks=num_blocks,
+            max_batch_tokens=max_batch_tokens,
+            clock=self.clock,
+            matcher_clock=self.matcher_clock,
         )
         self.asked: dict[int, EngineRequest] = {}
         self.constrained: set[int] = set()
@@ -80,7 +86,7 @@ class AnyOrder(RuleBasedStateMachine):
             **({} if seconds is None else {limit: self.clock.now + seconds}),
         )
         self.constrained |= set() if constraint is None else {request_id}
-        self.engine.submit(asked, None if constraint is None else AnythingGoes(*constraint))
+        self.engine.submit(asked, None if constraint is None else AnythingGoes(self.matcher_clock, *constraint))
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:

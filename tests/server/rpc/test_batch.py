@@ -15,6 +15,10 @@ from rhapsode.v1.generation_pb2_grpc import GenerationServiceStub
 from rhapsode_server import errors
 from rhapsode_server.engine.request import FinishReason
 from rhapsode_server.metrics import Metrics
+from rhapsode_server.rpc.batch import Batch
+from rhapsode_server.rpc.call import Call
+from rhapsode_server.rpc.generate import Generation
+from rhapsode_server.rpc.prepare import Prepared
 from rhapsode_server.rpc.server import Server
 from rhapsode_server.workers.stream import TokenStream
 from support.fake_models import LIMITS, PATIENCE, FakeEngine, FakeModels, Submitted
@@ -218,6 +222,83 @@ async def test_a_queue_full_of_others_refuses_the_item(stub: GenerationServiceSt
     assert [details(each.error, ErrorInfo, RetryInfo, RequestInfo)[0].reason for each in answers.values()] == [
         "QUEUE_FULL",
         "QUEUE_FULL",
+    ]
+
+
+async def settled() -> None:
+    """Whatever could go on without news from outside has done so."""
+    for _ in range(1000):
+        await asyncio.sleep(0)
+
+
+async def test_completions_wait_for_a_slow_reader(
+    models: FakeModels, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Generation] = []
+
+    class Counted(Generation):
+        def __init__(self, *arguments: Any) -> None:
+            made.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("rhapsode_server.rpc.batch.Generation", Counted)
+    models.engine.script = echo_prompt
+    reads, answers = asyncio.Semaphore(0), []
+
+    async def write(answer: pb.GenerateBatchResponse) -> None:
+        await reads.acquire()
+        answers.append((answer.item, answer.completion))
+
+    running = Batch(
+        models=models, metrics=metrics, default_max_new_tokens=20, call=Call(method="GenerateBatch"), seed=0
+    )
+    call = asyncio.create_task(running.run(pb.GenerateBatchRequest(items=[item("a", 200), item("b", 200)]), write))
+    await settled()
+    ahead = 1 + 8 + LIMITS.max_sequences
+    assert len(made) == len(models.engine.requests) == ahead
+    for _ in range(3):
+        reads.release()
+    await settled()
+    assert len(made) == len(models.engine.requests) == ahead + 3
+    for _ in range(397):
+        reads.release()
+    async with asyncio.timeout(PATIENCE):
+        await call
+    assert sorted(answers) == [(index, completion) for index in (0, 1) for completion in range(200)]
+    assert models.engine.num_holds == 0
+
+
+async def test_a_slow_reader_that_leaves(models: FakeModels, metrics: Metrics) -> None:
+    models.engine.script = echo_prompt
+
+    async def write(answer: pb.GenerateBatchResponse) -> None:
+        await asyncio.Event().wait()
+
+    running = Batch(
+        models=models, metrics=metrics, default_max_new_tokens=20, call=Call(method="GenerateBatch"), seed=0
+    )
+    call = asyncio.create_task(running.run(pb.GenerateBatchRequest(items=[item("a", 200)]), write))
+    await settled()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert models.engine.num_holds == 0
+
+
+async def test_a_completion_that_cannot_even_begin_fails_alone(
+    stub: GenerationServiceStub, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Picky(Generation):
+        def __init__(self, prepared: Prepared, *arguments: Any) -> None:
+            if prepared.parameters.seed == 12:
+                raise RuntimeError("a bug")
+            super().__init__(prepared, *arguments)
+
+    monkeypatch.setattr("rhapsode_server.rpc.batch.Generation", Picky)
+    engine.script = echo_prompt
+    answers = await batch(stub, [item("one", 20)], seed=0)
+    assert [answers[0, index].WhichOneof("result") for index in range(20)] == [
+        "error" if index == 12 else "response" for index in range(20)
     ]
 
 

@@ -1,6 +1,8 @@
 """However a call ends early, its request ends in the engine."""
 
 import asyncio
+import logging
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -9,8 +11,12 @@ from rhapsode.v1.generation_pb2_grpc import GenerationServiceStub
 from rhapsode_client import AsyncClient
 from rhapsode_client.errors import DeadlineExceeded
 from rhapsode_server.metrics import Metrics
+from rhapsode_server.rpc.interceptor import CallInterceptor
 from rhapsode_server.rpc.server import Server
 from support.fake_models import PATIENCE, FakeEngine, Submitted
+
+# More than the transport takes while nobody reads.
+LARGE = "x" * 200_000
 
 
 async def is_closed(request: Submitted) -> None:
@@ -23,6 +29,18 @@ async def is_counted(server: Server, metrics: Metrics, outcome: str) -> None:
         await server.calls_finished()
     labels = {"model": "poems", "version": "3", "outcome": outcome, "finish_reason": ""}
     assert metrics.registry.get_sample_value("rhapsode_requests_total", labels) == 1
+
+
+async def has_generated(metrics: Metrics, num_tokens: int) -> None:
+    """So many tokens are on their way to the caller."""
+    labels = {"model": "poems", "version": "3"}
+    async with asyncio.timeout(PATIENCE):
+        while (metrics.registry.get_sample_value("rhapsode_generated_tokens_total", labels) or 0) < num_tokens:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def problems(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("progress", ["queued", "started", "decoding"])
@@ -60,15 +78,93 @@ async def test_a_client_that_goes_away(server: Server, engine: FakeEngine, metri
     await is_counted(server, metrics, "cancelled")
 
 
-async def test_a_reader_that_stopped_reading(stub: GenerationServiceStub, engine: FakeEngine) -> None:
+async def test_a_reader_that_stopped_reading(
+    server: Server,
+    stub: GenerationServiceStub,
+    engine: FakeEngine,
+    metrics: Metrics,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     call = stub.GenerateStream(pb.GenerateRequest(prompt="Sing"))
     request = await engine.arrival()
-    # More than the transport takes: the handler waits in a write.
-    for _ in range(6):
-        request.says("x" * 50_000)
-        await asyncio.sleep(0)
+    request.says(LARGE)
+    await has_generated(metrics, len(LARGE))
     call.cancel()
     await is_closed(request)
+    await is_counted(server, metrics, "cancelled")
+    assert problems(caplog) == []
+
+
+async def test_a_reader_of_a_batch_that_stopped_reading(
+    server: Server,
+    stub: GenerationServiceStub,
+    engine: FakeEngine,
+    metrics: Metrics,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine.script = lambda request: request.says(LARGE) if request.sampling.seed else None
+    item = pb.GenerateBatchItem(request=pb.GenerateRequest(prompt="Sing"), num_completions=4)
+    call = stub.GenerateBatch(pb.GenerateBatchRequest(items=[item], seed=0))
+    await has_generated(metrics, 3 * len(LARGE))
+    call.cancel()
+    async with asyncio.timeout(PATIENCE):
+        await server.calls_finished()
+    labels = {"method": "GenerateBatch", "outcome": "cancelled"}
+    assert metrics.registry.get_sample_value("rhapsode_calls_total", labels) == 1
+    assert problems(caplog) == []
+    assert engine.num_holds == 0
+
+
+class LostContext:
+    """That of a call which is over, though nobody has told the handler yet."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: object) -> None:
+        raise grpc.aio.InternalError("the call is over")
+
+    async def send_initial_metadata(self, metadata: object) -> None:
+        raise grpc.aio.InternalError("the call is over")
+
+
+class LostStream(LostContext):
+    """Over a little later."""
+
+    async def send_initial_metadata(self, metadata: object) -> None:
+        await self._context.send_initial_metadata(metadata)
+
+
+@pytest.mark.parametrize("context", [LostContext, LostStream])
+@pytest.mark.parametrize("method", ["GenerateStream", "GenerateBatch"])
+async def test_a_write_that_fails_means_that_the_caller_has_gone(
+    server: Server,
+    stub: GenerationServiceStub,
+    engine: FakeEngine,
+    metrics: Metrics,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    context: type[LostContext],
+    method: str,
+) -> None:
+    run = CallInterceptor._run
+    monkeypatch.setattr(CallInterceptor, "_run", lambda *given: run(*given[:-1], context(given[-1])))
+    engine.will_say("sea")
+    request = pb.GenerateRequest(prompt="Sing")
+    batch = pb.GenerateBatchRequest(items=[pb.GenerateBatchItem(request=request)] * 3)
+    call = getattr(stub, method)(batch if method == "GenerateBatch" else request)
+    with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+        async with asyncio.timeout(PATIENCE):
+            _ = [answer async for answer in call]
+    async with asyncio.timeout(PATIENCE):
+        await server.calls_finished()
+    labels = {"method": method, "outcome": "cancelled"}
+    assert metrics.registry.get_sample_value("rhapsode_calls_total", labels) == 1
+    assert problems(caplog) == []
+    assert engine.num_holds == 0
 
 
 async def test_a_deadline_is_told_from_a_cancellation(

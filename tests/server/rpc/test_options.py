@@ -180,6 +180,13 @@ async def test_a_bad_constraint_is_named(
     )
 
 
+async def test_too_many_constraints_are_a_reason_to_come_again(stub: GenerationServiceStub, engine: FakeEngine) -> None:
+    engine.script = lambda request: request.stream.push(None, FinishReason.CONSTRAINT_BUSY)
+    error = await failure(stub, constraint=pb.Constraint(regex="a"))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details() == "too many constraints wait to be prepared; try again later"
+
+
 async def test_parameters_that_leave_nothing_to_draw_are_the_callers(
     stub: GenerationServiceStub, engine: FakeEngine
 ) -> None:

@@ -16,7 +16,7 @@ from rhapsode_server import errors
 from rhapsode_server.engine.request import FinishReason, TokenScore
 from rhapsode_server.metrics import Metrics
 from rhapsode_server.models.served import GenerationDefaults
-from rhapsode_server.rpc.score import windows
+from rhapsode_server.rpc.score import num_windows, windows
 from rhapsode_server.rpc.server import Server
 from rhapsode_trainer.evaluation.likelihood import split_windows
 from support.fake_models import CONTEXT_LENGTH, EOS, PATIENCE, TOKENIZER, FakeEngine, FakeModels, Submitted
@@ -70,6 +70,7 @@ def test_the_windows_are_those_of_the_trainer(length: int, context: int, data: s
     ours = [(window.ids, window.first) for window in windows(ids, context, overlap)]
     theirs = [(window.ids, window.first) for window in split_windows(0, ids, context, context - overlap)]
     assert ours == theirs
+    assert num_windows(length, context, overlap) == max(1, len(ours))
     scored = [token_id for window_ids, first in ours for token_id in window_ids[first:]]
     assert scored == ids[1:]
     for window_ids, first in ours:
@@ -169,6 +170,7 @@ async def test_who_gives_up_leaves_nothing_behind(
     ("end", "code"),
     [
         (FinishReason.NOT_FINITE, grpc.StatusCode.INTERNAL),
+        (FinishReason.NOTHING_LEFT, grpc.StatusCode.INTERNAL),
         (FinishReason.EXPIRED, grpc.StatusCode.DEADLINE_EXCEEDED),
         (FinishReason.CANCELLED, grpc.StatusCode.UNAVAILABLE),
         (errors.WorkerLost("gone"), grpc.StatusCode.UNAVAILABLE),
@@ -198,6 +200,10 @@ async def test_a_window_that_fails_fails_the_call(
         ({"token_ids": pb.TokenIds()}, "token_ids: is empty"),
         ({"text": "a", "overlap": CONTEXT_LENGTH}, "overlap: must be below the context length, 64"),
         ({"text": "a", "overlap": 2**32 - 1}, "overlap: must be below"),
+        (
+            {"token_ids": pb.TokenIds(ids=[1] * 2**17), "overlap": CONTEXT_LENGTH - 1},
+            "overlap: is too much for a text of 131072 tokens: its windows have 8384512, at most 2097152 may be",
+        ),
         ({"text": "a", "top_logprobs": 21}, "top_logprobs: at most 20, not 21"),
         ({"text": "a", "request_id": "\n"}, "request_id: "),
         ({"token_ids": pb.TokenIds(ids=[1, 257])}, "token_ids.ids[1]: "),

@@ -102,6 +102,12 @@ def fields_of(error: RhapsodeError) -> list[str]:
         ({"constraint": Constraint(choices=pb.Choices())}, ["constraint.choices.texts"]),
         ({"constraint": Constraint(choices=pb.Choices(texts=["a", ""]))}, ["constraint.choices.texts[1]"]),
         ({"constraint": Constraint(choices=pb.Choices(texts=["a" * 2**16]))}, ["constraint.choices"]),
+        ({"constraint": Constraint(choices=pb.Choices(texts=["\n" * 2**15]))}, ["constraint.choices"]),
+        ({"constraint": Constraint(choices=pb.Choices(texts=[""] * 1025))}, ["constraint.choices.texts"]),
+        (
+            {"constraint": Constraint(choices=pb.Choices(texts=[""] * 1024))},
+            [f"constraint.choices.texts[{index}]" for index in range(16)],
+        ),
         ({"messages": conversation(("user", "hello"))}, ["messages"]),
         ({"prompt_token_ids": pb.TokenIds(ids=[1, 999]), "truncate_prompt": True}, ["prompt_token_ids.ids[1]"]),
         ({"prompt": "x" * (2**20 + 1)}, ["prompt"]),
@@ -172,6 +178,8 @@ async def test_a_prompt_that_does_not_fit_gives_both_numbers(stub: GenerationSer
     assert str(error) == "prompt: has 65 tokens; the model's context has 64"
     error = await refusal(stub, prompt_token_ids=pb.TokenIds(ids=[1] * 99))
     assert str(error) == "prompt_token_ids: has 99 tokens; the model's context has 64"
+    error = await refusal(stub, prompt_token_ids=pb.TokenIds(ids=[1] * (2**20 + 1)), truncate_prompt=True)
+    assert str(error) == "prompt_token_ids: at most 1048576 ids, not 1048577"
 
 
 class CountingTokenizer:
@@ -210,7 +218,7 @@ async def test_an_empty_prompt_without_a_token_to_start_from(
 async def test_tokenize_and_detokenize_bound_what_they_take(client: AsyncClient) -> None:
     for call, field in [
         (client.tokenize("x" * (2**20 + 1)), "text"),
-        (client.detokenize([1] * (2**20 + 1)), "token_ids"),
+        (client.detokenize([1] * (2**16 + 1)), "token_ids"),
         (client.detokenize([1, 257]), "token_ids.ids[1]"),
     ]:
         with pytest.raises(InvalidRequest) as caught:

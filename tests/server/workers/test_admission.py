@@ -10,7 +10,7 @@ import pytest
 from rhapsode_server.engine.batch import Batch, BatchResult
 from rhapsode_server.engine.block_pool import BlockPool
 from rhapsode_server.engine.engine import Engine, EngineStats
-from rhapsode_server.engine.request import EngineRequest
+from rhapsode_server.engine.request import Constraint, EngineRequest
 from rhapsode_server.engine.scheduler import Scheduler
 from rhapsode_server.errors import DeadlineUnreachable, Overloaded
 from rhapsode_server.workers.admission import Admission
@@ -137,6 +137,41 @@ def test_a_request_that_would_begin_after_its_deadline_is_refused() -> None:
     admission.admit(request(3, 10, 10, deadline=clock.now + 2.1))
     admission.end(3, 0)
     admission.admit(request(3, 10, 10, deadline=clock.now + 1.9, priority=5))
+
+
+def test_what_is_being_prepared_keeps_only_its_like_waiting() -> None:
+    clock = Clock()
+    admission = make_admission(clock)
+    constrained = {"constraint": Constraint("regex", "a")}
+    fill(admission, clock)
+    for request_id in (3, 4):
+        admission.admit(request(request_id, 10, 10, **constrained))
+    assert admission.predicted_wait(20) == pytest.approx((20 + 20) / 20), "those that are prepared are not ahead"
+    with pytest.raises(Overloaded):
+        admission.admit(request(5, 10, 10, **constrained))
+    admission.admit(request(5, 10, 10, deadline=clock.now + 2.1))
+    admission.end(5, 0)
+    admission.note_prepared(3)
+    assert admission.predicted_wait(20) == pytest.approx((20 + 20 + 20) / 20)
+    admission.note_prepared(4)
+    with pytest.raises(Overloaded):
+        admission.admit(request(6, 10, 10))
+    admission.begin(4, 0)
+    admission.end(4, 10)
+    admission.admit(request(6, 10, 10))
+
+
+def test_what_is_being_prepared_takes_no_place() -> None:
+    admission = make_admission(max_queued_requests=0)
+    constrained = {"constraint": Constraint("regex", "a")}
+    for request_id in range(2):
+        admission.admit(request(request_id, 1, 1, **constrained))
+    with pytest.raises(Overloaded):
+        admission.admit(request(2, 1, 1, **constrained))
+    admission.admit(request(2, 1, 1))
+    admission.end(0, 0)
+    admission.end(1, 0)
+    admission.admit(request(3, 1, 1, **constrained))
 
 
 def test_an_engine_that_is_gone_leaves_no_queue() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import queue
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from rhapsode_server.engine.options import EngineOptions
-from rhapsode_server.engine.refusal import BadConstraint
+from rhapsode_server.engine.refusal import BadConstraint, ConstraintsBusy
 from rhapsode_server.engine.request import Constraint, EngineRequest, FinishReason, SamplingParameters
 from rhapsode_server.text.tokenizer import Tokenizer
-from rhapsode_server.workers.constraints import Constraining, Prepared
+from rhapsode_server.workers.constraints import Constraining, ConstraintNews, Prepared
 from rhapsode_server.workers.worker import Worker
+from support.checking_runner import Clock
 from support.publishing import publish_model
 from support.steps import StepLog
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
@@ -133,6 +135,28 @@ async def test_an_idle_engine_wakes_for_a_constraint_and_others_run_while_it_is_
     assert (text, reason, detail) == ("", FinishReason.BAD_CONSTRAINT, "it takes longer than 5 s to prepare")
 
 
+@pytest.mark.parametrize(
+    ("limit", "reason"), [("ends_at", FinishReason.TIME_LIMIT), ("deadline", FinishReason.EXPIRED)]
+)
+async def test_an_idle_engine_ends_what_is_being_prepared_in_time(
+    running: Running, limit: str, reason: FinishReason
+) -> None:
+    endless = Constraint(ENDLESS.kind, f"{ENDLESS.source} {' ' * len(limit)}")
+    stream = running.submit(endless, **{limit: time.monotonic() + 0.1})
+    assert await running.complete(stream) == ("", reason, "")
+    assert time.monotonic() < stream.submitted_at + 4, "long before it is known to be bad"
+
+
+async def test_admission_hears_when_a_constraint_is_ready(running: Running) -> None:
+    stream = running.submit(Constraint("regex", "x{900,}"), max_new_tokens=900, end_ids=())
+    admission = running.worker._admission
+    assert len(admission._preparing) == 1
+    await running.steps.until(lambda stats: stats.running == 1)
+    assert (len(admission._preparing), len(admission._running)) == (0, 1)
+    stream.close()
+    await running.steps.until(lambda stats: stats.running == 0)
+
+
 class FakeEngine:
     def __init__(self) -> None:
         self.submitted: list[tuple[EngineRequest, Any]] = []
@@ -151,7 +175,7 @@ class FakeGrammars:
         return self.futures[-1]
 
 
-def request(request_id: int) -> EngineRequest:
+def request(request_id: int, **fields: Any) -> EngineRequest:
     constraint = Constraint("regex", "a")
     return EngineRequest(
         request_id=request_id,
@@ -159,6 +183,7 @@ def request(request_id: int) -> EngineRequest:
         max_new_tokens=1,
         stop_token_ids=frozenset({END_ID}),
         constraint=constraint,
+        **fields,
     )
 
 
@@ -178,11 +203,40 @@ async def test_what_is_cancelled_while_it_is_prepared_never_reaches_the_engine()
     while not inbox.empty():
         constraining.finish(inbox.get().request)
     assert [(request.request_id, matcher) for request, matcher in engine.submitted] == [(3, "matcher 3")]
-    [event] = constraining.take_refused()
+    news = constraining.take_news()
+    assert news.prepared == [3]
+    [event] = news.events
     assert (event.request_id, event.token_id, event.finish_reason, event.detail) == (
         2,
         None,
         FinishReason.BAD_CONSTRAINT,
         "bad",
     )
-    assert constraining.take_refused() == []
+    assert constraining.take_news() == ConstraintNews()
+
+
+async def test_time_goes_on_while_a_constraint_is_prepared() -> None:
+    engine, grammars, clock = FakeEngine(), FakeGrammars(), Clock()
+    constraining = Constraining(engine, grammars, lambda _: None, clock)  # type: ignore[arg-type]
+    constraining.begin(request(0))
+    assert constraining.seconds_left is None
+    constraining.begin(request(1, ends_at=clock.now + 2))
+    constraining.begin(request(2, deadline=clock.now + 3))
+    ends = []
+    for seconds in (2, 1, None):
+        assert constraining.seconds_left == seconds
+        clock.now += seconds or 0
+        constraining.end_what_is_due()
+        ends += [(event.request_id, event.finish_reason) for event in constraining.take_news().events]
+    assert ends == [(1, FinishReason.TIME_LIMIT), (2, FinishReason.EXPIRED)]
+    assert [future.cancelled() for future in grammars.futures] == [False, True, True]
+
+
+async def test_a_request_for_which_there_is_no_room_is_told_so() -> None:
+    engine, grammars = FakeEngine(), FakeGrammars()
+    constraining = Constraining(engine, grammars, lambda _: None)  # type: ignore[arg-type]
+    constraining.begin(asked := request(0))
+    grammars.futures[0].set_exception(ConstraintsBusy("later"))
+    constraining.finish(asked)
+    [event] = constraining.take_news().events
+    assert (event.finish_reason, event.detail) == (FinishReason.CONSTRAINT_BUSY, "later")

@@ -204,7 +204,7 @@ async def test_sigkill_fails_the_streams_at_once(version: Path, caplog: pytest.L
     for stream in streams:
         with pytest.raises(WorkerLost, match="the engine process ended"):
             await read(stream)
-    assert time.monotonic() - killed_at < 1
+    assert time.monotonic() - killed_at < 20, "not only when somebody asks again"
     await asyncio.wait_for(events.lost.wait(), 5)
     await worker.ended.wait()
     assert f"{version} was killed by signal 9" in caplog.text

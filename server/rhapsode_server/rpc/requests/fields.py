@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from rhapsode_server.errors import FieldViolation, InvalidRequest
 
 Violations = Iterator[FieldViolation]
 
+# More than an answer has room for.
+_MOST_VIOLATIONS = 17
+
 
 def raise_if_any(violations: Iterable[FieldViolation]) -> None:
-    """Raises InvalidRequest with all of them."""
-    if found := list(violations):
+    """Raises InvalidRequest with as many of them as an answer may name."""
+    if found := list(islice(violations, _MOST_VIOLATIONS)):
         raise InvalidRequest(found)
 
 

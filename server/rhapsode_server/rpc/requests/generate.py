@@ -33,11 +33,12 @@ class GenerationRequest:
 def generation_request(
     message: pb.GenerateRequest, version: ServedVersion, default_max_new_tokens: int
 ) -> GenerationRequest:
-    """Raises InvalidRequest with all fields at fault."""
+    """Raises InvalidRequest with the fields at fault."""
     raise_if_any(_violations(message, version, default_max_new_tokens))
+    raise_if_any(_nothing_left(message, version))
     defaults = version.defaults
     return GenerationRequest(
-        prompt=prompt.prompt(message),
+        prompt=prompt.prompt(message, version.limits),
         truncates_prompt=message.truncate_prompt,
         sampling=sampling.effective(message.sampling, defaults),
         stopping=stopping.stopping(message.stopping, defaults.eos_token_ids, default_max_new_tokens),
@@ -62,13 +63,11 @@ def _violations(message: pb.GenerateRequest, version: ServedVersion, default_max
     yield from _PRIORITIES.check("priority", message.priority)
     if message.HasField("constraint"):
         yield from constraint.violations(message.constraint, limits)
-    yield from _nothing_left(message, version)
 
 
 def _nothing_left(message: pb.GenerateRequest, version: ServedVersion) -> Violations:
     """Of the allowed tokens some must not be those that may not be drawn yet."""
-    allowed = set(message.sampling.allowed_token_ids)
-    if allowed and message.stopping.min_new_tokens:
+    if message.stopping.min_new_tokens and (allowed := set(message.sampling.allowed_token_ids)):
         suppressed = {*message.stopping.stop_token_ids}
         if not message.stopping.ignore_eos:
             suppressed |= {*version.defaults.eos_token_ids}

@@ -3,7 +3,6 @@
 Whatever takes long goes to a thread, so that the event loop stays with its streams.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from rhapsode_server.models.limits import Limits
 from rhapsode_server.models.served import ServedVersion
 from rhapsode_server.rpc.requests import fields
 from rhapsode_server.rpc.requests.fields import Violations
+from rhapsode_server.rpc.threads import in_thread
 from rhapsode_server.text.chat import ChatError, Turn
 from rhapsode_server.text.tokenizer import Tokenizer
 
@@ -41,7 +41,9 @@ def violations(message: GenerateRequest, version: ServedVersion) -> Violations:
             yield from text_violations(message.prompt, "prompt", limits)
         case "prompt_token_ids":
             ids = message.prompt_token_ids.ids
-            if len(ids) > (limits.max_text_bytes if message.truncate_prompt else limits.context_length):
+            if message.truncate_prompt and len(ids) > limits.max_text_bytes:
+                yield from fields.too_many("prompt_token_ids", len(ids), limits.max_text_bytes, " ids")
+            elif not message.truncate_prompt and len(ids) > limits.context_length:
                 yield _too_long("prompt_token_ids", len(ids), limits)
             else:
                 yield from fields.unknown_token_id(ids, "prompt_token_ids.ids", limits.vocabulary_size)
@@ -49,10 +51,12 @@ def violations(message: GenerateRequest, version: ServedVersion) -> Violations:
             yield from _chat_violations(message.messages, version)
 
 
-def prompt(message: GenerateRequest) -> Prompt:
+def prompt(message: GenerateRequest, limits: Limits) -> Prompt:
+    """Of token ids only those that the context has room for: there are more only where the first are cut off."""
     match message.WhichOneof("input"):
         case "prompt_token_ids":
-            return Prompt(field="prompt_token_ids", ids=tuple(message.prompt_token_ids.ids))
+            ids = message.prompt_token_ids.ids[-limits.context_length :]
+            return Prompt(field="prompt_token_ids", ids=tuple(ids))
         case "messages":
             turns = tuple({"role": turn.role, "content": turn.content} for turn in message.messages.messages)
             return Prompt(field="messages", turns=turns)
@@ -76,7 +80,7 @@ async def encode(text: str, tokenizer: Tokenizer) -> list[int]:
     """The ids of a text."""
     if len(text) <= _QUICK_LENGTH:
         return tokenizer.encode(text)
-    return await asyncio.to_thread(tokenizer.encode, text)
+    return await in_thread(len(text), lambda: tokenizer.encode(text))
 
 
 def text_violations(text: str, field: str, limits: Limits) -> Violations:
@@ -96,9 +100,10 @@ async def _ids(prompt: Prompt, version: ServedVersion, *, may_be_cut: bool) -> l
 
 
 async def _rendered(turns: Sequence[Turn], version: ServedVersion) -> str:
-    assert version.chat_template is not None, "checked before"
+    template = version.chat_template
+    assert template is not None, "checked before"
     try:
-        return await asyncio.to_thread(version.chat_template.render, turns)
+        return await in_thread(sum(len(turn["content"]) for turn in turns), lambda: template.render(turns))
     except ChatError as error:
         raise InvalidRequest.of("messages", str(error)) from None
 
