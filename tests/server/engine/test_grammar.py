@@ -414,6 +414,22 @@ def test_without_an_end_token_complete_means_complete(tokens: Tokens) -> None:
     assert allowed(matcher, tokens.size) == set()
 
 
+def test_white_space_between_json_tokens_can_be_switched_off(whole: Tokens) -> None:
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 2}
+    compact = schema | {"x-guidance": {"whitespace_flexible": False}}
+    for source, takes in ((schema, {b"[1, 2]": True, b"[1,2]": True}), (compact, {b"[1, 2]": False, b"[1,2]": True})):
+        for document, fits in takes.items():
+            assert follows(whole, whole.matcher("json_schema", json.dumps(source)), document) is fits
+
+
+def follows(tokens: Tokens, matcher: Matcher, text: bytes) -> bool:
+    for token_id in tokens.spell(text):
+        if token_id not in allowed(matcher, tokens.size):
+            return False
+        matcher.accept(token_id)
+    return tokens.end_id in allowed(matcher, tokens.size)
+
+
 BAD = {
     ("json_schema", "{"): "line 1 column 2",
     ("json_schema", '{"const": NaN}'): "NaN is not JSON",
