@@ -67,7 +67,8 @@ def test_it_refuses_when_rows_share_their_memory(load: Any, monkeypatch: pytest.
         return append(cache, layer, replace(row, slot=0, num_reserved_tokens=99), *tensors)
 
     monkeypatch.setattr(KVCache, "append", append_to_slot_0)
-    with pytest.raises(ModelRefused, match="differ from the plain forward"):
+    # Some of what it then reads was never written, and may be anything.
+    with pytest.raises(ModelRefused, match=r"differ from the plain forward|not finite"):
         prove(load("llama"))
 
 
