@@ -98,10 +98,6 @@ class Tokenizer:
         skipped = self._special_ids if skip_special_tokens else frozenset()
         return [i for i in ids if i in self._pieces and i not in skipped]
 
-    def is_special(self, token_id: int) -> bool:
-        """Whether the token is marked special, such as `<|endoftext|>`."""
-        return token_id in self._special_ids
-
     def token_bytes(self, token_id: int) -> bytes:
         """What the token adds to a text, except at its start; its spelling where that depends on its neighbours.
 

@@ -94,7 +94,7 @@ class Tokens:
         tokenizer = Tokenizer.load(folder)
         self.size = tokenizer.vocabulary_size
         self.vocabulary = Vocabulary(self.file, self.size)
-        ids = [i for i in sorted(library.get_vocab().values()) if not tokenizer.is_special(i)]
+        ids = tokenizer.visible_ids(sorted(library.get_vocab().values()), skip_special_tokens=True)
         self.texts = {i: tokenizer.token_bytes(i) for i in ids}
         [self.end_id] = [i for i in library.get_vocab().values() if library.id_to_token(i) in ("</s>", "<|endoftext|>")]
 

@@ -34,7 +34,7 @@ def expected_continuation(prompt: bytes, completion: bytes) -> str:
 
 
 def visible_bytes(tokenizer: Tokenizer, ids: Sequence[int], skip: bool) -> bytes:
-    return b"".join(tokenizer.token_bytes(i) for i in ids if not (skip and tokenizer.is_special(i)))
+    return b"".join(tokenizer.token_bytes(i) for i in tokenizer.visible_ids(ids, skip_special_tokens=skip))
 
 
 def decode_in_parts(decoder: IncrementalDecoder, parts: Sequence[Sequence[int]]) -> str:

@@ -33,7 +33,7 @@ def test_pieces_outside_the_byte_alphabet_are_literal() -> None:
 def test_any_ids_decode_as_the_library_decodes_them(concatenating: Any, data: st.DataObject, skip: bool) -> None:
     tokenizer = concatenating.tokenizer
     ids = data.draw(concatenating.ids)
-    visible = [i for i in ids if not (skip and tokenizer.is_special(i))]
+    visible = tokenizer.visible_ids(ids, skip_special_tokens=skip)
     all_bytes = b"".join(map(tokenizer.token_bytes, visible))
     text = tokenizer.decode(ids, skip_special_tokens=skip)
     is_byte_level = isinstance(concatenating.library.decoder, decoders.ByteLevel)
