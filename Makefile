@@ -56,8 +56,8 @@ proto-check: install ## Check the .proto files and that what is generated is the
 docs: install ## Generate docs/api.md from the comments of proto/rhapsode/v1
 	$(BIN)/python tools/generate_reference.py
 
-soak: install ## The slow tests: 200 kills of a training run, compiled layers
-	RHAPSODE_SOAK=1 $(BIN)/pytest tests/faults/test_trainer_kill.py tests/trainer/training/test_fast.py
+soak: install ## The slow tests: 200 kills of a training run, 100 swaps under load, 400 canaries, compiled layers
+	RHAPSODE_SOAK=1 $(BIN)/pytest tests/faults tests/trainer/training/test_fast.py --timeout 3600
 
 fuzz: install ## Long random tests: 20,000 requests to a live server, 10,000 dropped streams, texts
 	RHAPSODE_FUZZ=1 $(BIN)/pytest tests/fuzz tests/server/text --timeout 3600

@@ -17,7 +17,8 @@ Process = subprocess.Popen[bytes]
 
 BIN = Path(sys.executable).parent
 TRAIN = ("rhapsode-train", "run", "quickstart", "--models", "./models", "--name", "poems")
-SERVE = ("rhapsode-serve", "--models", "./models", "--address", "127.0.0.1:0", "--metrics-port", "0")
+PLACES = ("--address", "127.0.0.1:0", "--metrics-port", "0", "--admin-address", "off")
+SERVE = ("rhapsode-serve", "--models", "./models", *PLACES)
 POEM = ("The moon upon the sea", "--stream", "--model", "poems", "--seed", "5", "--temperature", "0.7", "--verbose")
 START_SECONDS, CALL_SECONDS, STOP_SECONDS = 180, 120, 60
 

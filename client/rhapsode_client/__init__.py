@@ -7,7 +7,8 @@
             print(delta.text, end="", flush=True)
         print(stream.result().finish_reason)
 
-`AsyncClient` is the same for asyncio. Every failure is a `RhapsodeError`; `errors` draws the tree.
+`AsyncClient` is the same for asyncio, and `rhapsode_client.admin` is for operators. Every failure is a
+`RhapsodeError`; `errors` draws the tree.
 """
 
 from rhapsode_client.async_client import AsyncClient, AsyncStream
@@ -31,6 +32,7 @@ from rhapsode_client.requests import GenerateOptions
 from rhapsode_client.results import (
     Completion,
     Delta,
+    Evaluation,
     FinishReason,
     Limits,
     Model,
@@ -53,6 +55,7 @@ __all__ = [
     "Completion",
     "DeadlineExceeded",
     "Delta",
+    "Evaluation",
     "FailedPrecondition",
     "FinishReason",
     "GenerateOptions",

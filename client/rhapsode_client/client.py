@@ -1,21 +1,17 @@
 """The client for ordinary, blocking code."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Protocol, Self, Unpack
 
-import grpc
-from google.protobuf.message import Message
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from rhapsode.v1.generation_pb2 import GenerateStreamResponse
 from rhapsode.v1.models_pb2 import GetModelRequest, ListModelsRequest
 
 from rhapsode_client import methods
-from rhapsode_client.connection import CHANNEL_OPTIONS, Connection
-from rhapsode_client.methods import Method, ResponseT, ResultT
+from rhapsode_client.blocking import BlockingClient, typed_errors
+from rhapsode_client.connection import Connection
 from rhapsode_client.requests import GenerateOptions, detokenize_request, generate_request, tokenize_request
 from rhapsode_client.results import Completion, Delta, Model, Token
-from rhapsode_client.statuses import error_from
 from rhapsode_client.streaming import BaseStream
 
 
@@ -30,7 +26,7 @@ class Stream(BaseStream[_EventCall]):
         return self
 
     def __next__(self) -> Delta:
-        with _typed_errors():
+        with typed_errors():
             for event in self._call:
                 if (delta := self._take(event)) is not None:
                     return delta
@@ -50,7 +46,7 @@ class Stream(BaseStream[_EventCall]):
         self.cancel()
 
 
-class Client:
+class Client(BlockingClient):
     """A connection to a Rhapsode server. Threads may share it.
 
     `address` is `host:port`, by default the environment's RHAPSODE_ADDRESS, else 127.0.0.1:50051. `timeout` is how
@@ -58,13 +54,7 @@ class Client:
     """
 
     def __init__(self, address: str | None = None, *, timeout: float | None = None) -> None:
-        self._connection = Connection.resolve(address, timeout)
-        self._channel = grpc.insecure_channel(self.address, CHANNEL_OPTIONS)
-
-    @property
-    def address(self) -> str:
-        """Where the server is."""
-        return self._connection.address
+        super().__init__(Connection.resolve(address, timeout))
 
     def generate(
         self, prompt: str | Sequence[int], *, timeout: float | None = None, **options: Unpack[GenerateOptions]
@@ -120,27 +110,3 @@ class Client:
     def health(self, service: str = "", *, timeout: float | None = None) -> str:
         """`SERVING` or `NOT_SERVING`, of the server or of one of its services such as `model/poems`."""
         return self._call(methods.HEALTH, HealthCheckRequest(service=service), timeout)
-
-    def close(self) -> None:
-        """Close the connection and cancel what is under way."""
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _call(self, method: Method[ResponseT, ResultT], request: Message, timeout: float | None) -> ResultT:
-        call = self._channel.unary_unary(method.path, methods.serialized, method.response.FromString)
-        with _typed_errors():
-            response = call(request, timeout=self._connection.timeout_of(timeout))
-        return method.result(response)
-
-
-@contextmanager
-def _typed_errors() -> Iterator[None]:
-    try:
-        yield
-    except grpc.RpcError as failure:
-        raise error_from(failure) from failure

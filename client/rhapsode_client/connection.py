@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_ADMIN_ADDRESS = "127.0.0.1:50052"
 
 # The server bounds what it sends; gRPC's own 4 MB would refuse the tokens of a long text.
 CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (("grpc.max_receive_message_length", -1),)
@@ -22,9 +23,15 @@ class Connection:
         check_timeout(self.timeout)
 
     @classmethod
-    def resolve(cls, address: str | None, timeout: float | None) -> "Connection":
-        """`address`, else RHAPSODE_ADDRESS, else the default address."""
-        return cls(address or os.environ.get("RHAPSODE_ADDRESS") or DEFAULT_ADDRESS, timeout)
+    def resolve(
+        cls,
+        address: str | None,
+        timeout: float | None,
+        variable: str = "RHAPSODE_ADDRESS",
+        default: str = DEFAULT_ADDRESS,
+    ) -> "Connection":
+        """`address`, else that of the environment's variable, else the default address."""
+        return cls(address or os.environ.get(variable) or default, timeout)
 
     def timeout_of(self, call_timeout: float | None) -> float | None:
         """Seconds that a call may take: its own timeout, else the connection's."""

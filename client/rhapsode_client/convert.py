@@ -9,6 +9,7 @@ from rhapsode.v1 import generation_pb2, models_pb2
 from rhapsode_client.results import (
     Completion,
     Delta,
+    Evaluation,
     FinishReason,
     Limits,
     Model,
@@ -73,18 +74,19 @@ def text(message: generation_pb2.DetokenizeResponse) -> str:
 
 
 def models(message: models_pb2.ListModelsResponse) -> list[Model]:
-    return [_model(each) for each in message.models]
+    return [served_model(each) for each in message.models]
 
 
 def model(message: models_pb2.GetModelResponse) -> Model:
-    return _model(message.model)
+    return served_model(message.model)
 
 
-def _model(message: models_pb2.Model) -> Model:
+def served_model(message: models_pb2.Model) -> Model:
     return Model(
         name=message.name,
         aliases=dict(sorted(message.aliases.items())),
         versions=tuple(_model_version(each) for each in message.versions),
+        traffic=dict(sorted(message.traffic.items())),
     )
 
 
@@ -97,6 +99,15 @@ def _model_version(message: models_pb2.ModelVersion) -> ModelVersion:
         device=message.device,
         parameter_count=message.parameter_count,
         limits=_limits(message.limits) if message.HasField("limits") else None,
+        evaluation=_evaluation(message.evaluation) if message.HasField("evaluation") else None,
+    )
+
+
+def _evaluation(message: models_pb2.Evaluation) -> Evaluation:
+    return Evaluation(
+        bits_per_byte=message.bits_per_byte if message.HasField("bits_per_byte") else None,
+        perplexity=message.perplexity if message.HasField("perplexity") else None,
+        accepted=message.accepted if message.HasField("accepted") else None,
     )
 
 

@@ -68,14 +68,14 @@ def generate_request(
     request_id: str = "",
 ) -> GenerateRequest:
     """The request for one completion of `prompt`, a text or token ids. See GenerateOptions."""
-    request = _filled(GenerateRequest(), model=model, request_id=request_id, **_selector(version, alias))
+    request = filled(GenerateRequest(), model=model, request_id=request_id, **_selector(version, alias))
     if isinstance(prompt, str):
-        _filled(request, prompt=prompt)
+        filled(request, prompt=prompt)
     else:
         request.prompt_token_ids.CopyFrom(_token_ids(prompt, "prompt_token_ids"))
     stop_strings = [stop] if isinstance(stop, str) else stop
-    _filled(request.sampling, "sampling.", temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    _filled(
+    filled(request.sampling, "sampling.", temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    filled(
         request.stopping,
         "stopping.",
         max_new_tokens=max_new_tokens,
@@ -83,28 +83,28 @@ def generate_request(
         stop_token_ids=stop_token_ids,
         ignore_eos=ignore_eos,
     )
-    _filled(request.output, "output.", token_ids=token_ids, skip_special_tokens=skip_special_tokens)
+    filled(request.output, "output.", token_ids=token_ids, skip_special_tokens=skip_special_tokens)
     return request
 
 
 def tokenize_request(text: str, *, model: str, version: int | None, alias: str | None) -> TokenizeRequest:
     """The request for the tokens of `text`."""
-    return _filled(TokenizeRequest(), model=model, text=text, **_selector(version, alias))
+    return filled(TokenizeRequest(), model=model, text=text, **_selector(version, alias))
 
 
 def detokenize_request(
     ids: Sequence[int], *, model: str, version: int | None, alias: str | None, skip_special_tokens: bool | None
 ) -> DetokenizeRequest:
     """The request for the text of `ids`."""
-    request = _filled(DetokenizeRequest(), model=model, **_selector(version, alias))
+    request = filled(DetokenizeRequest(), model=model, **_selector(version, alias))
     request.token_ids.CopyFrom(_token_ids(ids, "token_ids"))
-    return _filled(request, skip_special_tokens=skip_special_tokens)
+    return filled(request, skip_special_tokens=skip_special_tokens)
 
 
 def _token_ids(ids: Sequence[int], field: str) -> TokenIds:
     if isinstance(ids, str | bytes):
         raise InvalidRequest.of(field, f"must be a sequence of token ids, not {type(ids).__name__}")
-    return _filled(TokenIds(), f"{field}.", ids=ids)
+    return filled(TokenIds(), f"{field}.", ids=ids)
 
 
 def _selector(version: int | None, alias: str | None) -> dict[str, object]:
@@ -113,7 +113,7 @@ def _selector(version: int | None, alias: str | None) -> dict[str, object]:
     return {"version": version, "alias": alias}
 
 
-def _filled(message: MessageT, path: str = "", /, **fields: object) -> MessageT:
+def filled(message: MessageT, path: str = "", /, **fields: object) -> MessageT:
     """`message` with those of `fields` that are not None; `path` is where the message stands in the request."""
     for name, value in fields.items():
         if value is None:

@@ -141,6 +141,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was measured on held-out text when a version was published; None for what was not."""
+
+    bits_per_byte: float | None
+    perplexity: float | None
+    """Per token."""
+    accepted: bool | None
+    """Whether the gate accepted it; None: it was published without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
     """One version of a model, as the server sees it. What loading tells is empty, 0 or None before."""
 
@@ -152,6 +163,7 @@ class ModelVersion:
     device: str
     parameter_count: int
     limits: Limits | None
+    evaluation: Evaluation | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,3 +173,5 @@ class Model:
     name: str
     aliases: Mapping[str, int]
     versions: tuple[ModelVersion, ...]
+    traffic: Mapping[int, int]
+    """Requests that name no version are split in proportion to these, by version."""

@@ -1,24 +1,36 @@
 """Settings of the server: one table, the fields of ServerConfig, from which flags, environment and --help come."""
 
 import argparse
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from rhapsode_server.values import (
+    accept_any,
+    at_least,
+    check_address,
+    check_device,
+    check_devices,
+    check_fraction,
+    check_no_file,
+    check_optional_address,
+    check_port,
+    one_of,
+    read_bytes,
+    read_devices,
+    read_directory,
+    read_integer,
+    read_number,
+    read_optional_address,
+    read_optional_directory,
+    read_port,
+    read_seconds,
+    read_switch,
+)
+
 T = TypeVar("T")
-
-_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_ADDRESS = re.compile(r"unix:.+|(?:\[[\w:.%]+\]|[^:\[\]/\s]+):(\d{1,5})")
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-
-
-def _anything(_: object) -> None:
-    """Every value will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,167 +45,189 @@ class _Option:
 
 
 def _option(
-    parse: Callable[[str], T], default: str | None, unit: str, help: str, check: Callable[[T], None] = _anything
+    parse: Callable[[str], T], default: str | None, unit: str, help: str, check: Callable[[T], None] = accept_any
 ) -> T:
     metadata = {"option": _Option(parse=parse, default=default, unit=unit, help=help, check=check)}
     made: T = field(metadata=metadata) if default is None else field(default=parse(default), metadata=metadata)
     return made
 
 
-def _integer(text: str) -> int:
-    if not text.isascii() or not text.isdecimal():
-        raise ValueError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _directory(text: str) -> Path:
-    # Path would take an empty text for the working directory.
-    if not text.strip():
-        raise ValueError("is empty; give the directory that holds the models, such as ./models")
-    return Path(text)
-
-
-def _port(text: str) -> int | None:
-    return None if text == "off" else _integer(text)
-
-
-def _bytes(text: str) -> int | None:
-    if text == "auto":
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", text)
-    if not match or match[2] not in _BYTES:
-        raise ValueError(f"{text!r} is not a size; write a number with its unit, such as 2GiB or 500MB")
-    return int(float(match[1]) * _BYTES[match[2]])
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text)
-    if not match:
-        raise ValueError(f"{text!r} is not a duration; write a number with its unit, such as 500ms, 5s or 10m")
-    return float(match[1]) * _SECONDS[match[2]]
-
-
-def _at_least(minimum: float) -> Callable[[float | None], None]:
-    def check(value: float | None) -> None:
-        if value is not None and not minimum <= value < math.inf:
-            raise ValueError(f"{value} is less than {minimum}")
-
-    return check
-
-
-def _one_of(*choices: str) -> Callable[[str], None]:
-    def check(value: str) -> None:
-        if value not in choices:
-            raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
-
-    return check
-
-
-def _is_port(value: int | None) -> None:
-    if value is not None and not 0 <= value <= 65535:
-        raise ValueError(f"{value} is not a port; write a number from 0 (any free port) to 65535, or off")
-
-
-def _is_address(value: str) -> None:
-    match = _ADDRESS.fullmatch(value)
-    if not match or int(match[1] or 0) > 65535:
-        raise ValueError(f"{value!r} is not an address; write HOST:PORT, such as 127.0.0.1:50051, or unix:PATH")
-
-
-def _is_device(value: str) -> None:
-    if not _DEVICE.fullmatch(value):
-        raise ValueError(f"{value!r} is not a device; write auto, cpu, cuda or cuda:N")
-
-
-def _is_no_file(value: Path) -> None:
-    if value.is_file():
-        raise ValueError(f"{value} is a file; give the directory that holds the models")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Settings of a server. Durations are seconds; None is `off` for a port and `auto` for the size of the KV cache."""
 
-    models: Path = _option(  # noqa: RUF009  (it is dataclasses.field in disguise)
-        _directory, None, "DIR", "the model directory to serve; it is watched for new versions", _is_no_file
+    models: Path = _option(
+        read_directory, None, "DIR", "the model directory to serve; it is watched for new versions", check_no_file
     )
     address: str = _option(
         str,
         "127.0.0.1:50051",
         "ADDRESS",
         "where gRPC listens: HOST:PORT (port 0: any free one) or unix:PATH",
-        _is_address,
+        check_address,
     )
     metrics_port: int | None = _option(
-        _port,
+        read_port,
         "9464",
         "PORT",
         "Prometheus metrics over HTTP, on the host of --address; 0: any free port; or off",
-        _is_port,
+        check_port,
     )
     health_port: int | None = _option(
-        _port, "off", "PORT", "a second, plaintext gRPC port with the health service alone; 0: any free port", _is_port
+        read_port,
+        "off",
+        "PORT",
+        "a second, plaintext gRPC port with the health service alone; 0: any free port",
+        check_port,
     )
-    device: str = _option(str, "auto", "DEVICE", "auto (a GPU if there is one), cpu, cuda or cuda:N", _is_device)
+    admin_address: str | None = _option(
+        read_optional_address,
+        "127.0.0.1:50052",
+        "ADDRESS",
+        "where the AdminService listens, for operators alone: HOST:PORT (port 0: any free one), unix:PATH or off",
+        check_optional_address,
+    )
+    device: str = _option(
+        str, "auto", "DEVICE", "auto (a GPU if there is one), cpu, cpu:THREADS, cuda or cuda:N", check_device
+    )
+    devices: tuple[str, ...] = _option(
+        read_devices,
+        "",
+        "DEVICES",
+        "several devices, such as cuda:0,cuda:1 or cpu:4,cpu:4, among which workers are spread; instead of --device",
+        check_devices,
+    )
+    replicas: int = _option(
+        read_integer, "1", "N", "workers of each version; requests go to the least loaded", at_least(1)
+    )
     dtype: str = _option(
         str,
         "auto",
         "TYPE",
         "number type of the computation: auto, float32, bfloat16 or float16",
-        _one_of("auto", "float32", "bfloat16", "float16"),
+        one_of("auto", "float32", "bfloat16", "float16"),
     )
-    threads: int = _option(_integer, "0", "N", "CPU threads of the computation; 0: all", _at_least(0))
+    quantization: str = _option(
+        str,
+        "none",
+        "KIND",
+        "none, or int8: weights and activations of linear layers, CPU only",
+        one_of("none", "int8"),
+    )
+    threads: int = _option(read_integer, "0", "N", "CPU threads of the computation; 0: all", at_least(0))
     max_sequences: int = _option(
-        _integer, "64", "N", "requests that run at the same time; the others queue", _at_least(1)
+        read_integer, "64", "N", "requests that run at the same time; the others queue", at_least(1)
     )
-    max_batch_tokens: int = _option(_integer, "512", "N", "tokens computed in one step", _at_least(1))
+    max_batch_tokens: int = _option(read_integer, "512", "N", "tokens computed in one step", at_least(1))
     max_queued_requests: int = _option(
-        _integer, "256", "N", "requests that may queue; further ones get RESOURCE_EXHAUSTED", _at_least(0)
+        read_integer, "256", "N", "requests that may queue; further ones get RESOURCE_EXHAUSTED", at_least(0)
     )
     max_queued_tokens: int = _option(
-        _integer,
+        read_integer,
         "262144",
         "N",
         "tokens, of prompts and of completions still to come, that may queue; beyond them RESOURCE_EXHAUSTED",
-        _at_least(0),
+        at_least(0),
     )
     default_max_new_tokens: int = _option(
-        _integer, "256", "N", "tokens to generate where a request does not say", _at_least(0)
+        read_integer, "256", "N", "tokens to generate where a request does not say", at_least(0)
     )
     default_model: str = _option(
         str, "", "NAME", "answers requests that name no model; not needed when there is only one"
     )
     kv_cache_memory: int | None = _option(
-        _bytes, "auto", "BYTES", "memory of the KV cache of one version, such as 2GiB; or auto", _at_least(1)
+        read_bytes, "auto", "BYTES", "memory of the KV cache of one version, such as 2GiB; or auto", at_least(1)
+    )
+    device_memory_fraction: float = _option(
+        read_number,
+        "0.45",
+        "FRACTION",
+        "of a device's memory that one worker may take; two must fit beside each other during a swap",
+        check_fraction,
     )
     poll_interval: float = _option(
-        _seconds, "5s", "DURATION", "time between two looks at the model directory", _at_least(0.001)
+        read_seconds, "5s", "DURATION", "time between two looks at the model directory", at_least(0.001)
+    )
+    probation: float = _option(
+        read_seconds,
+        "10m",
+        "DURATION",
+        "time after a swap in which the version before stays warm, and a new one that fails is rolled back",
+        at_least(0),
+    )
+    max_error_rate: float = _option(
+        read_number,
+        "0.05",
+        "FRACTION",
+        "of requests that may fail during probation before a version is rolled back",
+        check_fraction,
+    )
+    max_slowdown: float = _option(
+        read_number,
+        "3",
+        "FACTOR",
+        "by which a version may be slower than the one before it, a step, before it is rolled back",
+        at_least(1),
+    )
+    standby: bool = _option(
+        read_switch, "on", "on|off", "keep a process ready that has imported what the next worker needs"
+    )
+    load_timeout: float = _option(
+        read_seconds, "5m", "DURATION", "time for a version to load and be proven", at_least(0.001)
+    )
+    step_timeout: float = _option(
+        read_seconds,
+        "30s",
+        "DURATION",
+        "time without a sign of life after which a worker is taken for hung",
+        at_least(0.1),
+    )
+    state_dir: Path | None = _option(
+        read_optional_directory,
+        "",
+        "DIR",
+        "where an operator's decisions for this server are kept; else lost at its end",
+        check_no_file,
+    )
+    feedback_dir: Path | None = _option(
+        read_optional_directory,
+        "",
+        "DIR",
+        "where verdicts on versions are written, for the trainer's gate to read",
+        check_no_file,
     )
     shutdown_delay: float = _option(
-        _seconds,
+        read_seconds,
         "0s",
         "DURATION",
         "time for which calls are still accepted after SIGTERM, with health NOT_SERVING",
-        _at_least(0),
+        at_least(0),
     )
     drain_timeout: float = _option(
-        _seconds,
+        read_seconds,
         "60s",
         "DURATION",
         "time for open calls to finish at shutdown, before they are cancelled",
-        _at_least(0),
+        at_least(0),
     )
     log_format: str = _option(
-        str, "text", "FORMAT", "format of the log on stderr: text or json", _one_of("text", "json")
+        str, "text", "FORMAT", "format of the log on stderr: text or json", one_of("text", "json")
     )
 
     def __post_init__(self) -> None:
         for each in fields(self):
             with _named(each):
                 each.metadata["option"].check(getattr(self, each.name))
+        if self.quantization == "int8" and any(each.startswith("cuda") for each in self.all_devices):
+            raise ValueError("--quantization: int8 is computed on the CPU only; give --device cpu, or none")
         if self.max_batch_tokens < self.max_sequences:
             # Else not every running sequence could take part in every step.
             raise ValueError(f"--max-batch-tokens: must be at least --max-sequences, {self.max_sequences}")
+
+    @property
+    def all_devices(self) -> tuple[str, ...]:
+        """Where workers may run."""
+        return self.devices or (self.device,)
 
     @property
     def host(self) -> str:

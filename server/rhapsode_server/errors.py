@@ -6,6 +6,7 @@
     |   |-- ModelNotFound           no such model
     |   |-- VersionNotFound         no such version
     |   `-- AliasNotFound           no such alias
+    |-- NotPossible                 an operator's action is not possible now                FAILED_PRECONDITION
     |-- NotFiniteLogits             the model computes nothing usable for this prompt       INTERNAL
     |-- DeadlinePassed              the call's deadline came first                          DEADLINE_EXCEEDED
     `-- TryAgain                    the same request may succeed after `retry_after`
@@ -66,6 +67,10 @@ class VersionNotFound(NotFound):
 
 class AliasNotFound(NotFound):
     """The model has no such alias."""
+
+
+class NotPossible(ServingError):
+    """What an operator asked for is not possible now; the text says why."""
 
 
 class NotFiniteLogits(ServingError):

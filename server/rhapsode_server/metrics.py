@@ -2,7 +2,7 @@
 
 import platform
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version as distribution_version
 from itertools import accumulate
@@ -26,6 +26,9 @@ from rhapsode_server.engine.engine import EngineStats
 LATENCIES = tuple(0.00025 * 2**n for n in range(20))
 BATCH_ROWS = tuple(2.0**n for n in range(9))
 BATCH_TOKENS = tuple(2.0**n for n in range(14))
+# From a version that was kept warm to one that is loaded from a slow disk: up to about seven minutes.
+SWAPS = tuple(0.05 * 2**n for n in range(14))
+SWAP_RESULTS = ("moved", "rolled_back", "refused")
 
 _LABELS = ("model", "version")
 
@@ -41,9 +44,12 @@ class Metrics:
         self._of_versions: list[Any] = []
         self._states: dict[tuple[str, int], str] = {}
         self._gone: set[tuple[str, int | str]] = set()
+        self._weights: dict[str, set[int]] = {}
         self._make_request_metrics()
         self._make_engine_metrics()
         self._make_version_metrics()
+        self._make_lifecycle_metrics()
+        self._make_build_info()
 
     def _make_request_metrics(self) -> None:
         self._requests = self._add(
@@ -77,10 +83,31 @@ class Metrics:
     def _make_version_metrics(self) -> None:
         self._version_state = self._add(Gauge, "version_state", "1 for the state in which a version is.", "state")
         self._worker_restarts = self._add(Counter, "worker_restarts", "Engine processes started again after a loss.")
-        # Without the version: the count outlives it.
-        self._quarantines = Counter(
-            "rhapsode_quarantines", "Versions refused, by reason.", ("model", "reason"), registry=self.registry
+        self._quarantines = self._add_of_models(Counter, "quarantines", "Versions refused, by reason.", "reason")
+
+    def _make_lifecycle_metrics(self) -> None:
+        self._traffic_weight = self._add(
+            Gauge, "traffic_weight", "Weight by which a version shares the requests of its model."
         )
+        self._worker_exits = self._add(Counter, "worker_exits", "Engine processes that ended, by reason.", "reason")
+        self._traffic_override = self._add_of_models(
+            Gauge, "traffic_override", "1 while an operator of this server decides where requests go."
+        )
+        self._swaps = self._add_of_models(
+            Counter, "swaps", "Moves of traffic between versions, by result: moved, rolled_back or refused.", "result"
+        )
+        self._swap_time = self._add_of_models(
+            Histogram,
+            "swap_seconds",
+            "From the decision for a version to its first token, by start: cold, standby or warm.",
+            "start",
+            buckets=SWAPS,
+        )
+        self._standby_ready = Gauge(
+            "rhapsode_standby_ready", "1 while a process waits to become the next worker.", registry=self.registry
+        )
+
+    def _make_build_info(self) -> None:
         build_info = Gauge(
             "rhapsode_build_info", "1, for the versions in its labels.", ("version", "python"), registry=self.registry
         )
@@ -90,6 +117,10 @@ class Metrics:
         metric = kind(f"rhapsode_{name}", help, (*_LABELS, *labels), registry=self.registry, **options)
         self._of_versions.append(metric)
         return metric
+
+    def _add_of_models(self, kind: Any, name: str, help: str, *labels: str, **options: Any) -> Any:
+        """Without the version: what it counts outlives it."""
+        return kind(f"rhapsode_{name}", help, ("model", *labels), registry=self.registry, **options)
 
     def _add_latency(self, name: str, help: str) -> Any:
         return self._add(Histogram, f"{name}_seconds", help, buckets=LATENCIES)
@@ -160,6 +191,36 @@ class Metrics:
     def count_worker_restart(self, model: str, version: int) -> None:
         self._worker_restarts.labels(model, version).inc()
 
+    def count_worker_exit(self, model: str, version: int, reason: str) -> None:
+        """An engine process ended; `reason` is one word, such as `killed`."""
+        if not self._is_gone(model, version):
+            self._worker_exits.labels(model, version, reason).inc()
+
+    def set_traffic(self, model: str, weights: Mapping[int, float]) -> None:
+        """How requests that name no version are split from now on; versions not in it have no share."""
+        for version in self._weights.get(model, set()) - weights.keys():
+            self._traffic_weight.remove(model, str(version))
+        self._weights[model] = set(weights)
+        for version, weight in weights.items():
+            self._traffic_weight.labels(model, version).set(weight)
+        for result in SWAP_RESULTS:
+            # From 0: Prometheus sees no increase in the first value of a series.
+            self._swaps.labels(model, result)
+
+    def set_override(self, model: str, is_overridden: bool) -> None:
+        self._traffic_override.labels(model).set(is_overridden)
+
+    def count_swap(self, model: str, result: str) -> None:
+        """Traffic was to move to a version: `moved`, `rolled_back` after it had, or `refused` before it did."""
+        self._swaps.labels(model, result).inc()
+
+    def observe_swap(self, model: str, start: str, seconds: float) -> None:
+        """From the decision to the first token; the version began `cold`, from the `standby`, or was `warm` still."""
+        self._swap_time.labels(model, start).observe(seconds)
+
+    def set_standby(self, is_ready: bool) -> None:
+        self._standby_ready.set(is_ready)
+
     def _is_gone(self, model: str, version: int | str) -> bool:
         return (model, version) in self._gone
 
@@ -168,6 +229,7 @@ class Metrics:
         would bring the series back, so they are not counted."""
         self._states.pop((model, version), None)
         self._gone.add((model, version))
+        self._weights.get(model, set()).discard(version)
         for metric in self._of_versions:
             metric.remove_by_labels({"model": model, "version": str(version)})
 

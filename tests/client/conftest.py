@@ -13,10 +13,11 @@ import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rhapsode.v1 import admin_pb2, admin_pb2_grpc, generation_pb2_grpc, models_pb2, models_pb2_grpc
 from rhapsode.v1 import generation_pb2 as pb
-from rhapsode.v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc
 from rhapsode_client import AsyncClient, Client
 
 PATIENCE = 10.0
@@ -101,11 +102,15 @@ def _serve(fake: FakeServer, executor: ThreadPoolExecutor) -> grpc.Server:
         setattr(generation, method, fake.unary(method))
     models = models_pb2_grpc.ModelServiceServicer()
     models.ListModels, models.GetModel = fake.unary("ListModels"), fake.unary("GetModel")
+    admin = admin_pb2_grpc.AdminServiceServicer()
+    for method in admin_pb2.DESCRIPTOR.services_by_name["AdminService"].methods:
+        setattr(admin, method.name, fake.unary(method.name))
     health = health_pb2_grpc.HealthServicer()
     health.Check = fake.unary("Check")
     server = grpc.server(executor)
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
@@ -115,6 +120,7 @@ def _serve(fake: FakeServer, executor: ThreadPoolExecutor) -> grpc.Server:
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RHAPSODE_ADDRESS", raising=False)
+    monkeypatch.delenv("RHAPSODE_ADMIN_ADDRESS", raising=False)
 
 
 @pytest.fixture
@@ -129,6 +135,15 @@ def server() -> Iterator[FakeServer]:
             "ListModels": [models_pb2.ListModelsResponse(models=[served_model()])],
             "GetModel": [models_pb2.GetModelResponse(model=served_model())],
             "Check": [health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)],
+            "GetStatus": [server_status()],
+            "SetTraffic": [admin_pb2.SetTrafficResponse(status=model_status())],
+            "ClearTraffic": [admin_pb2.ClearTrafficResponse(status=model_status())],
+            "Promote": [admin_pb2.PromoteResponse(status=model_status())],
+            "Pin": [admin_pb2.PinResponse(status=model_status())],
+            "Rollback": [admin_pb2.RollbackResponse(status=model_status())],
+            "LoadVersion": [admin_pb2.LoadVersionResponse(status=model_status())],
+            "UnloadVersion": [admin_pb2.UnloadVersionResponse(status=model_status())],
+            "Drain": [admin_pb2.DrainResponse(draining=True, open_calls=3)],
         }
     )
     with ThreadPoolExecutor(4) as executor:
@@ -224,12 +239,48 @@ def served_model() -> models_pb2.Model:
     return models_pb2.Model(
         name="poems",
         aliases={"champion": 2, "candidate": 3},
+        traffic={2: 90, 1: 30},
         versions=[
-            models_pb2.ModelVersion(version=2, state=models_pb2.VERSION_STATE_SERVING, **loaded),
+            models_pb2.ModelVersion(
+                version=2,
+                state=models_pb2.VERSION_STATE_SERVING,
+                evaluation=models_pb2.Evaluation(bits_per_byte=1.25, accepted=False),
+                **loaded,
+            ),
             models_pb2.ModelVersion(
                 version=3, state=models_pb2.VERSION_STATE_QUARANTINED, reason="unsupported_architecture: [red]GPT-Neo"
             ),
         ],
+    )
+
+
+def model_status() -> admin_pb2.ModelAdminStatus:
+    replica = {"version": 2, "device": "cpu", "waiting": 1, "running": 4}
+    return admin_pb2.ModelAdminStatus(
+        model=served_model(),
+        traffic_source=admin_pb2.TRAFFIC_SOURCE_OVERRIDE,
+        override=admin_pb2.TrafficOverride(
+            weights={3: 10, 2: 90},
+            until_fleet_decides=True,
+            expires_at=Timestamp(seconds=1_800_000_000, nanos=500_000_000),
+            reason="try [red]3",
+        ),
+        replicas=[
+            admin_pb2.Replica(process_id=4711, ready=True, **replica),
+            admin_pb2.Replica(restarts=2, **replica),
+        ],
+    )
+
+
+def server_status() -> admin_pb2.GetStatusResponse:
+    return admin_pb2.GetStatusResponse(
+        server="node-7-50051",
+        release="0.1.0",
+        started_at=Timestamp(seconds=1_700_000_000),
+        draining=True,
+        open_calls=3,
+        standby_ready=True,
+        models=[model_status()],
     )
 
 

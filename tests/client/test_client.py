@@ -13,6 +13,7 @@ from rhapsode_client import (
     Client,
     Completion,
     DeadlineExceeded,
+    Evaluation,
     FinishReason,
     InvalidRequest,
     Limits,
@@ -51,6 +52,7 @@ POEMS = Model(
             device="cpu",
             parameter_count=3_700_000,
             limits=Limits(context_length=256, vocabulary_size=2048, max_sequences=64, max_queued_requests=512),
+            evaluation=Evaluation(bits_per_byte=1.25, perplexity=None, accepted=False),
         ),
         ModelVersion(
             version=3,
@@ -60,8 +62,10 @@ POEMS = Model(
             device="",
             parameter_count=0,
             limits=None,
+            evaluation=None,
         ),
     ),
+    traffic={1: 30, 2: 90},
 )
 
 

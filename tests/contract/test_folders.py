@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import pytest
 from rhapsode_contract.model_directory import (
     CorruptFile,
     Lease,
+    LeaseLost,
     ModelDirectory,
     ModelDirectoryError,
     ModelFolder,
@@ -27,6 +30,32 @@ def test_models_are_sorted_and_foreign_things_passed_over(tmp_path: Path) -> Non
     (tmp_path / "c/aliases.json").touch()
     (tmp_path / "README.md").touch()
     assert ModelDirectory(tmp_path).models() == ["a", "b", "c"]
+
+
+def test_links_that_lead_nowhere_or_in_circles_hold_no_models(tmp_path: Path) -> None:
+    (tmp_path / "a/1").mkdir(parents=True)
+    (tmp_path / "a/1/MANIFEST.json").touch()
+    (tmp_path / "a/2").symlink_to("2")
+    (tmp_path / "a/aliases.json").symlink_to("/nowhere/aliases.json")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "gone").symlink_to("/nowhere")
+    directory = ModelDirectory(tmp_path)
+    assert directory.models() == ["a"]
+    assert (directory.model("a").versions(), directory.model("a").aliases()) == ([1], {})
+
+
+def test_a_model_that_cannot_be_looked_at_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / ".staging").mkdir(parents=True)
+    exists = Path.exists
+
+    def failing(path: Path) -> bool:
+        if path.parent.name == "a":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", failing)
+    assert ModelDirectory(tmp_path).models() == ["a", "b"], "a is there: whoever opens it learns why it fails"
 
 
 def test_an_invalid_model_name_is_a_value_error(tmp_path: Path) -> None:
@@ -131,6 +160,26 @@ def test_set_alias_refuses_a_version_that_is_not_there(folder: ModelFolder, publ
         with pytest.raises(ValueError, match="alias"):
             folder.set_alias("9", 1, lease=lease, actor="ann", reason="typo")
     assert (folder.path / "aliases.json").read_bytes() == before
+
+
+def test_an_alias_can_be_dropped(folder: ModelFolder, publish_one: Callable[..., int]) -> None:
+    publish_one()
+    with Lease.acquire(folder, owner="test") as lease:
+        folder.set_alias("pinned", 1, lease=lease, actor="ann", reason="hold")
+        for _ in range(2):
+            folder.drop_alias("pinned", lease=lease, actor="bob", reason="go on")
+        with pytest.raises(ValueError, match="alias"):
+            folder.drop_alias("9", lease=lease, actor="bob", reason="typo")
+        lease.release()
+        with pytest.raises(LeaseLost):
+            folder.drop_alias("champion", lease=lease, actor="bob", reason="late")
+    assert folder.aliases() == {"champion": 1}
+    assert [(move["alias"], move["from"], move["to"]) for move in folder.history()] == [
+        ("champion", None, 1),
+        ("pinned", None, 1),
+        ("pinned", 1, None),
+    ], "dropped once"
+    assert publish_one() == 2, "a dropped alias names no version"
 
 
 def test_the_alias_file_is_plain_json_for_other_programs(folder: ModelFolder, publish_one: Callable[..., int]) -> None:

@@ -1,18 +1,18 @@
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rhapsode_contract.model_directory import Lease, LeaseLost, ModelFolder, collect_garbage, garbage
+from rhapsode_contract.model_directory import CorruptFile, Lease, LeaseLost, ModelFolder, collect_garbage, garbage
 
 Publish = Callable[..., int]
 DAY = timedelta(days=1)
 
 
-def collect(folder: ModelFolder, *, keep: int, grace: timedelta) -> list[int]:
+def collect(folder: ModelFolder, *, keep: int, grace: timedelta, refused: Collection[int] = ()) -> list[int]:
     with Lease.acquire(folder, owner="test") as lease:
-        return collect_garbage(folder, lease, keep=keep, grace=grace)
+        return collect_garbage(folder, lease, keep=keep, grace=grace, refused=refused)
 
 
 def test_aliased_and_newest_versions_stay(folder: ModelFolder, publish_one: Publish) -> None:
@@ -23,6 +23,35 @@ def test_aliased_and_newest_versions_stay(folder: ModelFolder, publish_one: Publ
     assert folder.versions() == [1, 3, 6, 7, 8]
     assert sorted(folder.trash()) == [2, 4, 5]
     assert collect(folder, keep=2, grace=DAY) == []
+
+
+def test_pinned_versions_and_those_with_a_weight_stay(folder: ModelFolder, publish_one: Publish) -> None:
+    for _ in range(7):
+        publish_one(alias=None)
+    with Lease.acquire(folder, owner="test") as lease:
+        folder.set_alias("pinned", 2, lease=lease, actor="test", reason="because")
+        folder.set_traffic({3: 1, 4: 0}, lease=lease, actor="test", reason="because")
+    assert collect(folder, keep=1, grace=DAY) == [1, 5, 6]
+    with Lease.acquire(folder, owner="test") as lease:
+        folder.drop_alias("pinned", lease=lease, actor="test", reason="because")
+        folder.set_traffic({}, lease=lease, actor="test", reason="because")
+    assert collect(folder, keep=1, grace=DAY) == [2, 3, 4]
+
+
+def test_nothing_is_collected_while_the_traffic_cannot_be_understood(folder: ModelFolder, publish_one: Publish) -> None:
+    for _ in range(3):
+        publish_one(alias=None)
+    (folder.path / "traffic.json").write_text("{")
+    with pytest.raises(CorruptFile, match=r"traffic\.json"):
+        collect(folder, keep=1, grace=DAY)
+    assert folder.versions() == [1, 2, 3]
+
+
+def test_refused_versions_do_not_count_among_the_newest(folder: ModelFolder, publish_one: Publish) -> None:
+    for alias in ["champion", None, None, "candidate", None, None]:
+        publish_one(alias=alias)
+    assert collect(folder, keep=2, grace=DAY, refused=(1, 4, 5, 6)) == [5]
+    assert folder.versions() == [1, 2, 3, 4, 6], "aliased ones and the newest stay even when they are refused"
 
 
 def test_the_trash_is_emptied_only_after_the_grace(

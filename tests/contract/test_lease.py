@@ -1,11 +1,21 @@
 import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from rhapsode_contract.model_directory import Lease, LeaseHeld, LeaseLost, ModelFolder, files, lease
+from rhapsode_contract.model_directory import (
+    Intervention,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+    ModelFolder,
+    NoSuchModel,
+    files,
+    lease,
+)
 
 FOREVER = 3600.0
 
@@ -186,3 +196,36 @@ def test_waiting_for_a_lease_can_be_left(folder: ModelFolder) -> None:
     Lease.acquire(folder, owner="ann", ttl=FOREVER)._released.set()
     with pytest.raises(InterruptedError):
         Lease.acquire_or_outlive(folder, owner="bob", ttl=FOREVER, check=leave)
+
+
+def test_an_intervention_waits_for_no_lease_and_takes_none(
+    folder: ModelFolder, publish_one: Callable[..., int]
+) -> None:
+    publish_one()
+    publish_one()
+    with Lease.acquire(folder, owner="a run of hours") as held:
+        folder.set_alias("champion", 1, lease=Intervention(), actor="ann", reason="roll back")
+        held.check()
+        folder.set_alias("champion", 2, lease=held, actor="run", reason="better")
+    assert [(move["actor"], move["to"]) for move in folder.history()[2:]] == [("ann", 1), ("run", 2)]
+    with Lease.acquire(folder, owner="bob"):
+        pass
+
+
+def test_an_intervention_waits_for_the_step_of_another(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "LOCK_WAIT_SECONDS", 0.0)
+    busy = pytest.raises(LeaseHeld, match="poems: somebody is in the middle of a step")
+    with Lease.acquire(folder, owner="ann") as held, held.guard(folder), busy, Intervention().guard(folder):
+        pass
+
+
+def test_an_intervention_leaves_nothing_behind_a_mistyped_name(folder: ModelFolder) -> None:
+    decision = {"lease": Intervention(), "actor": "ann", "reason": "typo"}
+    for decide in (
+        lambda: folder.set_alias("champion", 1, **decision),
+        lambda: folder.drop_alias("pinned", **decision),
+        lambda: folder.set_traffic({}, **decision),
+    ):
+        with pytest.raises(NoSuchModel, match="poems"):
+            decide()
+    assert not folder.path.exists()

@@ -69,6 +69,30 @@ def test_one_flipped_byte(version: Path) -> None:
     assert (error.reason, error.file) == ("hash_mismatch", "model.safetensors")
 
 
+@pytest.mark.parametrize("mask", [1, 0x20, 0xFF])
+def test_any_flipped_byte_of_the_manifest_itself(version: Path, mask: int) -> None:
+    """Unless it is white space that became other white space, which changes nothing."""
+    file = version / "MANIFEST.json"
+    whole, manifest = file.read_bytes(), read_manifest(version)
+    for index in range(len(whole)):
+        content = bytearray(whole)
+        content[index] ^= mask
+        file.write_bytes(content)
+        if whole[index : index + 1].isspace() and content[index : index + 1].isspace():
+            assert read_manifest(version) == manifest
+            continue
+        with pytest.raises(VerificationError) as caught:
+            read_manifest(version)
+        assert caught.value.reason == "bad_manifest"
+
+
+def test_a_manifest_of_an_earlier_release_has_no_checksum(version: Path) -> None:
+    document = json.loads((version / "MANIFEST.json").read_bytes())
+    del document["checksum"]
+    (version / "MANIFEST.json").write_text(json.dumps(document))
+    assert verify_version(version).parameter_count == 7
+
+
 def test_a_missing_file(version: Path) -> None:
     (version / "adapters/a.json").unlink()
     error = refused(version)

@@ -14,7 +14,7 @@ from support.servers import running_server
 async def test_sigkill_of_a_worker_costs_its_own_callers_one_retry(tmp_path: Path) -> None:
     for name in ("odes", "songs"):
         publish_tiny(tmp_path, name)
-    with running_server(tmp_path, "--threads", "1") as server:
+    with running_server(tmp_path, "--threads", "1", "--standby", "off") as server:
         server.wait_serving("model/odes")
         [first] = server.worker_processes()[:1]
         server.wait_serving("model/songs")

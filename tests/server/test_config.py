@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rhapsode_server.__main__ import main
 from rhapsode_server.config import ServerConfig, load_config
@@ -14,8 +14,12 @@ DEFAULTS = {
     "address": "127.0.0.1:50051",
     "metrics_port": 9464,
     "health_port": None,
+    "admin_address": "127.0.0.1:50052",
     "device": "auto",
+    "devices": (),
+    "replicas": 1,
     "dtype": "auto",
+    "quantization": "none",
     "threads": 0,
     "max_sequences": 64,
     "max_batch_tokens": 512,
@@ -24,7 +28,16 @@ DEFAULTS = {
     "default_max_new_tokens": 256,
     "default_model": "",
     "kv_cache_memory": None,
+    "device_memory_fraction": 0.45,
     "poll_interval": 5.0,
+    "probation": 600.0,
+    "max_error_rate": 0.05,
+    "max_slowdown": 3.0,
+    "standby": True,
+    "load_timeout": 300.0,
+    "step_timeout": 30.0,
+    "state_dir": None,
+    "feedback_dir": None,
     "shutdown_delay": 0.0,
     "drain_timeout": 60.0,
     "log_format": "text",
@@ -52,7 +65,15 @@ def test_the_table_is_complete() -> None:
         ("--metrics-port", "0", 0),
         ("--metrics-port", "off", None),
         ("--health-port", "8081", 8081),
+        ("--admin-address", "0.0.0.0:8082", "0.0.0.0:8082"),
+        ("--admin-address", "unix:/run/admin.sock", "unix:/run/admin.sock"),
+        ("--admin-address", "off", None),
         ("--device", "cuda:1", "cuda:1"),
+        ("--device", "cpu:4", "cpu:4"),
+        ("--devices", "cuda:0,cuda:1", ("cuda:0", "cuda:1")),
+        ("--devices", "cpu:2, cpu:2", ("cpu:2", "cpu:2")),
+        ("--replicas", "2", 2),
+        ("--quantization", "int8", "int8"),
         ("--dtype", "bfloat16", "bfloat16"),
         ("--threads", "2", 2),
         ("--max-queued-requests", "0", 0),
@@ -60,7 +81,18 @@ def test_the_table_is_complete() -> None:
         ("--kv-cache-memory", "2GiB", 2 * 2**30),
         ("--kv-cache-memory", "1.5 MB", 1_500_000),
         ("--kv-cache-memory", "4096", 4096),
+        ("--device-memory-fraction", "0.9", 0.9),
+        ("--device-memory-fraction", "1", 1.0),
         ("--poll-interval", "500ms", 0.5),
+        ("--probation", "0s", 0.0),
+        ("--max-error-rate", "0.2", 0.2),
+        ("--max-slowdown", "1.5", 1.5),
+        ("--standby", "off", False),
+        ("--standby", "on", True),
+        ("--load-timeout", "1h", 3600.0),
+        ("--step-timeout", "100ms", 0.1),
+        ("--state-dir", "state", Path("state")),
+        ("--feedback-dir", "shared/feedback", Path("shared/feedback")),
         ("--drain-timeout", "10m", 600.0),
         ("--shutdown-delay", "1.5s", 1.5),
         ("--log-format", "json", "json"),
@@ -89,16 +121,36 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         (["--metrics-port", "65536"], "--metrics-port: 65536 is not a port; write a number from 0"),
         (["--address", "50051"], "--address: '50051' is not an address; write HOST:PORT"),
         (["--address", "host:65536"], "--address: 'host:65536' is not an address"),
-        (["--device", "gpu"], "--device: 'gpu' is not a device; write auto, cpu, cuda or cuda:N"),
+        (["--device", "gpu"], "--device: 'gpu' is not a device; write auto, cpu, cpu:THREADS, cuda"),
         (["--dtype", "int8"], "--dtype: 'int8' is not one of auto, float32, bfloat16, float16"),
         (["--kv-cache-memory", "2Gi"], "--kv-cache-memory: '2Gi' is not a size; write a number with its unit"),
         (["--kv-cache-memory", "0"], "--kv-cache-memory: 0 is less than 1"),
         (["--poll-interval", "5"], "--poll-interval: '5' is not a duration; write a number with its unit"),
         (["--poll-interval", "0s"], "--poll-interval: 0.0 is less than 0.001"),
         (["--log-format", "xml"], "--log-format: 'xml' is not one of text, json"),
-        (["--models", ""], "--models: is empty; give the directory that holds the models"),
+        (["--admin-address", "50052"], "--admin-address: '50052' is not an address; write HOST:PORT"),
+        (["--device", "cpu:0"], "--device: 'cpu:0' is not a device"),
+        (["--devices", "cuda:0,gpu"], "--devices: 'gpu' is not a device; write auto, cpu, cpu:THREADS, cuda or cuda:N"),
+        (["--devices", "cuda:0,"], "--devices: '' is not a device"),
+        (["--replicas", "0"], "--replicas: 0 is less than 1"),
+        (["--quantization", "int4"], "--quantization: 'int4' is not one of none, int8"),
+        (["--quantization", "int8", "--device", "cuda:0"], "--quantization: int8 is computed on the CPU only"),
+        (["--quantization", "int8", "--devices", "cpu,cuda"], "--quantization: int8 is computed on the CPU only"),
+        (["--device-memory-fraction", "0"], "--device-memory-fraction: 0.0 is not above 0 and at most 1"),
+        (["--device-memory-fraction", "1.1"], "--device-memory-fraction: 1.1 is not above 0 and at most 1"),
+        (["--device-memory-fraction", "45%"], "--device-memory-fraction: '45%' is not a number"),
+        (["--max-error-rate", "nan"], "--max-error-rate: 'nan' is not a number"),
+        (["--max-slowdown", "0.5"], "--max-slowdown: 0.5 is less than 1"),
+        (["--max-slowdown", "inf"], "--max-slowdown: 'inf' is not a number; write it such as 3 or 0.05"),
+        (["--standby", "yes"], "--standby: 'yes' is neither on nor off"),
+        (["--probation", "10"], "--probation: '10' is not a duration"),
+        (["--step-timeout", "50ms"], "--step-timeout: 0.05 is less than 0.1"),
+        (["--state-dir", " "], "--state-dir: is empty; give a directory"),
+        (["--state-dir", __file__], "is a file; give a directory"),
+        (["--feedback-dir", __file__], "is a file; give a directory"),
+        (["--models", ""], "--models: is empty; give a directory, such as ./models"),
         (["--models", " "], "--models: is empty"),
-        (["--models", __file__], "is a file; give the directory that holds the models"),
+        (["--models", __file__], "is a file; give a directory"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--max-seq", "3"], "unrecognized arguments: --max-seq 3"),
     ],
@@ -153,8 +205,13 @@ def test_the_host_of_the_other_ports(address: str, host: str) -> None:
     assert load("--address", address).host == host
 
 
-@given(st.text(max_size=12))
-def test_any_text_is_a_value_or_a_message(text: str) -> None:
-    for name in DEFAULTS:
-        with suppress(SystemExit):
-            load(**{f"RHAPSODE_{name.upper()}": text})
+def test_workers_run_on_the_one_device_or_on_several() -> None:
+    assert load("--device", "cuda:1").all_devices == ("cuda:1",)
+    assert load("--device", "cuda:1", "--devices", "cpu:1,cpu:3").all_devices == ("cpu:1", "cpu:3")
+
+
+@settings(max_examples=300)
+@given(name=st.sampled_from(sorted(DEFAULTS)), text=st.text(max_size=12) | st.text("0123456789.:,-msGB", max_size=6))
+def test_any_text_is_a_value_or_a_message(name: str, text: str) -> None:
+    with suppress(SystemExit):
+        load(**{f"RHAPSODE_{name.upper()}": text})

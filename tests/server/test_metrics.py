@@ -35,6 +35,12 @@ def everything(metrics: Metrics, version: int = 3) -> None:
     metrics.set_version_state("poems", version, "serving")
     metrics.count_worker_restart("poems", version)
     metrics.count_quarantine("poems", "load_failed")
+    metrics.count_worker_exit("poems", version, "crashed")
+    metrics.set_traffic("poems", {version: 1})
+    metrics.set_override("poems", False)
+    metrics.count_swap("poems", "moved")
+    metrics.observe_swap("poems", "standby", 4.0)
+    metrics.set_standby(True)
 
 
 def test_a_step_sets_the_gauges_and_counts_the_forward(metrics: Metrics) -> None:
@@ -138,6 +144,12 @@ def test_the_text_over_http_is_what_prometheus_reads(metrics: Metrics) -> None:
         "rhapsode_worker_restarts",
         "rhapsode_quarantines",
         "rhapsode_build_info",
+        "rhapsode_worker_exits",
+        "rhapsode_traffic_weight",
+        "rhapsode_traffic_override",
+        "rhapsode_swaps",
+        "rhapsode_swap_seconds",
+        "rhapsode_standby_ready",
     }
     assert all(family.documentation for family in families.values())
 
@@ -170,3 +182,67 @@ def test_late_readers_do_not_bring_a_version_back(metrics: Metrics) -> None:
     metrics.set_version_state("poems", 3, "loading")
     metrics.count_request("poems", 3, "ok", "length")
     assert value(metrics, "requests_total", outcome="ok", finish_reason="length") == 1
+
+
+def weights(metrics: Metrics) -> dict[tuple[str, str], float]:
+    found = [sample for sample in samples(metrics) if sample.name == "rhapsode_traffic_weight"]
+    return {(sample.labels["model"], sample.labels["version"]): sample.value for sample in found}
+
+
+def test_the_weights_are_those_of_the_last_split(metrics: Metrics) -> None:
+    metrics.set_traffic("poems", {3: 90, 4: 10})
+    metrics.set_traffic("stories", {3: 1})
+    metrics.set_traffic("poems", {4: 100, 5: 0})
+    assert weights(metrics) == {("poems", "4"): 100, ("poems", "5"): 0, ("stories", "3"): 1}
+    metrics.forget("poems", 4)
+    metrics.set_traffic("poems", {5: 1})
+    metrics.set_traffic("stories", {})
+    assert weights(metrics) == {("poems", "5"): 1}
+
+
+def test_an_override_begins_and_ends(metrics: Metrics) -> None:
+    metrics.set_override("poems", True)
+    metrics.set_override("stories", True)
+    metrics.set_override("poems", False)
+    assert metrics.registry.get_sample_value("rhapsode_traffic_override", {"model": "poems"}) == 0
+    assert metrics.registry.get_sample_value("rhapsode_traffic_override", {"model": "stories"}) == 1
+
+
+def test_swaps_outlive_the_version(metrics: Metrics) -> None:
+    everything(metrics)
+    metrics.observe_swap("poems", "warm", 0.3)
+    metrics.count_swap("poems", "rolled_back")
+    metrics.forget("poems", 3)
+    sample = metrics.registry.get_sample_value
+    assert [
+        sample("rhapsode_swaps_total", {"model": "poems", "result": result}) for result in ("moved", "rolled_back")
+    ] == [1, 1]
+    assert sample("rhapsode_swap_seconds_sum", {"model": "poems", "start": "standby"}) == 4
+    assert sample("rhapsode_swap_seconds_bucket", {"model": "poems", "start": "warm", "le": "0.2"}) == 0
+    assert sample("rhapsode_swap_seconds_bucket", {"model": "poems", "start": "warm", "le": "0.4"}) == 1
+    metrics.observe_swap("poems", "cold", 300.0)
+    assert sample("rhapsode_swap_seconds_bucket", {"model": "poems", "start": "cold", "le": "409.6"}) == 1
+
+
+def test_swaps_are_counted_from_0(metrics: Metrics) -> None:
+    metrics.set_traffic("poems", {3: 1})
+    metrics.count_swap("poems", "refused")
+    metrics.set_traffic("poems", {4: 1})
+    sample = metrics.registry.get_sample_value
+    results = ("moved", "rolled_back", "refused")
+    assert [sample("rhapsode_swaps_total", {"model": "poems", "result": each}) for each in results] == [0, 0, 1]
+
+
+def test_exits_are_counted_by_reason(metrics: Metrics) -> None:
+    for reason in ("killed", "hung", "killed"):
+        metrics.count_worker_exit("poems", 3, reason)
+    assert value(metrics, "worker_exits_total", reason="killed") == 2
+    metrics.forget("poems", 3)
+    metrics.count_worker_exit("poems", 3, "stopped")
+    assert value(metrics, "worker_exits_total", reason="stopped") is None
+
+
+def test_the_standby(metrics: Metrics) -> None:
+    assert metrics.registry.get_sample_value("rhapsode_standby_ready") == 0
+    metrics.set_standby(True)
+    assert metrics.registry.get_sample_value("rhapsode_standby_ready") == 1

@@ -1,7 +1,7 @@
 """Models and an engine that say what a test tells them to, around a real tokenizer."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -143,6 +143,13 @@ class FakeModels:
     engine: FakeEngine = field(default_factory=FakeEngine)
     failure: Exception | None = None
     asked: list[tuple[str, int | None, str | None]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
+    """How the requests to the version ended."""
+    decided: list[tuple[Any, ...]] = field(default_factory=list)
+    """What operators asked for, by the names of ModelAdmin."""
+    standby_ready: bool = False
+    known: list[ModelStatus] = field(default_factory=lambda: [status_of("poems", VersionState.SERVING, limits=LIMITS)])
     served: ServedVersion = field(init=False)
     stopped: bool = False
 
@@ -154,14 +161,18 @@ class FakeModels:
             defaults=GenerationDefaults(eos_token_ids=(EOS,)),
             limits=LIMITS,
             engine=self.engine,
+            note_end=self.ends.append,
         )
 
     def change(self, **fields: Any) -> None:
         """Serve another version from now on."""
         self.served = replace(self.served, **fields)
 
-    def resolve(self, model: str, *, version: int | None = None, alias: str | None = None) -> ServedVersion:
+    def resolve(
+        self, model: str, *, version: int | None = None, alias: str | None = None, key: str = ""
+    ) -> ServedVersion:
         self.asked.append((model, version, alias))
+        self.keys.append(key)
         self._check(model)
         return self.served
 
@@ -170,12 +181,33 @@ class FakeModels:
         return self.statuses()[0]
 
     def statuses(self) -> list[ModelStatus]:
-        return [status_of("poems", VersionState.SERVING, limits=LIMITS)]
+        return self.known
+
+    async def set_traffic(
+        self, model: str, weights: Mapping[int, int], *, ttl: float, reason: str, holds: bool
+    ) -> None:
+        self._decide(model, "set_traffic", weights, ttl, reason, holds)
+
+    async def clear_traffic(self, model: str) -> None:
+        self._decide(model, "clear_traffic")
+
+    async def rollback(self, model: str, *, ttl: float, reason: str) -> None:
+        self._decide(model, "rollback", ttl, reason)
+
+    async def load_version(self, model: str, version: int, *, ttl: float) -> None:
+        self._decide(model, "load_version", version, ttl)
+
+    async def unload_version(self, model: str, version: int) -> None:
+        self._decide(model, "unload_version", version)
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None:
         self.stopped = True
+
+    def _decide(self, model: str, *decision: Any) -> None:
+        self._check(model)
+        self.decided.append(decision)
 
     def _check(self, model: str) -> None:
         if self.failure:

@@ -1,9 +1,11 @@
 """Tiny versions in a model directory, published through the real contract."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from rhapsode_contract.model_directory import Lease, ModelDirectory, publish
+from rhapsode_trainer.publish.canary import record_canary, record_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel
 
@@ -32,12 +34,24 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def publish_model(root: Path, name: str, model: PreTrainedModel, *, spoil: Callable[[Path], None] | None = None) -> int:
-    """Publish `model` with the tiny tokenizer as the next champion. `spoil` changes files before they are sealed."""
+def publish_model(
+    root: Path,
+    name: str,
+    model: PreTrainedModel,
+    *,
+    spoil: Callable[[Path], None] | None = None,
+    canary: bool = False,
+) -> int:
+    """Publish `model` with the tiny tokenizer as the next champion.
+
+    `canary` records one, as the trainer does. `spoil` changes files before they are sealed, after all is written.
+    """
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         tiny_tokenizer().save(str(folder / "tokenizer.json"))
+        if canary:
+            write_canary(folder, model)
         if spoil:
             spoil(folder)
 
@@ -54,8 +68,16 @@ def publish_model(root: Path, name: str, model: PreTrainedModel, *, spoil: Calla
         )
 
 
-def publish_tiny(root: Path, name: str, architecture: str = "gpt2", *, seed: int = 0) -> PreTrainedModel:
+def write_canary(folder: Path, model: PreTrainedModel) -> None:
+    """What the trainer would record of `model`."""
+    canary = record_canary(model, tiny_tokenizer().encode(_TEXTS[0]).ids, record_tokenizer(folder / "tokenizer.json"))
+    (folder / "canary.json").write_text(json.dumps(canary.as_dict()), encoding="utf-8")
+
+
+def publish_tiny(
+    root: Path, name: str, architecture: str = "gpt2", *, seed: int = 0, canary: bool = False
+) -> PreTrainedModel:
     """Publish a tiny model and return it, as the oracle of what the server answers."""
     model = tiny_model(architecture, seed=seed)
-    publish_model(root, name, model)
+    publish_model(root, name, model, canary=canary)
     return model

@@ -7,7 +7,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -22,13 +22,15 @@ class ServerProcess:
 
     def __init__(self, models: Path, *flags: str) -> None:
         command = [sys.executable, "-m", "rhapsode_server", "--models", str(models), "--address", "127.0.0.1:0"]
-        command += ["--metrics-port", "0", "--device", "cpu", "--poll-interval", "100ms", *flags]
+        command += ["--admin-address", "127.0.0.1:0", "--metrics-port", "0", "--device", "cpu"]
+        command += ["--poll-interval", "100ms", *flags]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
         )
         self.log: list[str] = []
         self.address = ""
         self.metrics_url = ""
+        self.admin_address = ""
         self._listening = threading.Event()
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read)
@@ -42,14 +44,17 @@ class ServerProcess:
         """Watch its health until `service` is SERVING, or until it is not."""
         with grpc.insecure_channel(self.address) as channel:
             request = HealthCheckRequest(service=service)
-            for answer in HealthStub(channel).Watch(request, timeout=START_SECONDS):
-                if (answer.status == HealthCheckResponse.SERVING) is serving:
-                    return
+            with suppress(grpc.RpcError):  # the deadline passed, or the server ended
+                for answer in HealthStub(channel).Watch(request, timeout=START_SECONDS):
+                    if (answer.status == HealthCheckResponse.SERVING) is serving:
+                        return
+        raise AssertionError(f"{service or 'the server'} does not come to this state:\n{self.output}")
 
-    def wait_log(self, text: str) -> None:
-        """Until a line of its log holds `text`."""
+    def wait_log(self, text: str, *, after: int = 0) -> None:
+        """Until a line of its log holds `text`, of those `after` so many lines."""
         with self._news:
-            assert self._news.wait_for(lambda: any(text in line for line in self.log), START_SECONDS), self.output
+            found = self._news.wait_for(lambda: any(text in line for line in self.log[after:]), START_SECONDS)
+            assert found, f"{text!r} is not logged:\n{self.output}"
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry `labels`."""
@@ -90,10 +95,16 @@ class ServerProcess:
             with self._news:
                 self.log.append(line)
                 self._news.notify_all()
-            if match := re.search(r"gRPC on (\S+), metrics on (\S+)", line):
+            if match := re.search(r"gRPC on (\S+), metrics on ([^\s,]+)", line):
                 self.address, self.metrics_url = match.groups()
+                self.admin_address = _admin_address(line)
                 self._listening.set()
         self._listening.set()
+
+
+def _admin_address(announcement: str) -> str:
+    match = re.search(r"admin on ([^\s,]+)", announcement)
+    return match[1] if match else ""
 
 
 @contextmanager

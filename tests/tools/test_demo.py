@@ -80,7 +80,7 @@ def test_it_trains_serves_streams_and_stops(start, tmp_path: Path):
     parts = (
         "$ rhapsode-train run quickstart --models ./models --name poems",
         "trained: run quickstart",
-        "$ rhapsode-serve --models ./models --address 127.0.0.1:0 --metrics-port 0",
+        "$ rhapsode-serve --models ./models --address 127.0.0.1:0 --metrics-port 0 --admin-address off",
         "SERVING on 127.0.0.1:4321 after",
         "poems 1 champion",
         "$ rhapsode generate",

@@ -60,6 +60,23 @@ def test_list_shows_versions_and_aliases(cli: Callable[..., Any], version: Path,
     assert cli("list", "--models", tmp_path / "none").out == f"no models in {tmp_path / 'none'}\n"
 
 
+def test_decisions_for_all_servers(cli: Callable[..., Any], version: Path, tmp_path: Path) -> None:
+    models = ("--models", tmp_path / "models")
+    assert "poems: pinned to version 1" in cli("pin", "poems", 1, "--reason", "hold", *models).out
+    assert "split by weight, 1=3" in cli("traffic", "poems", "1=3", *models).out
+    assert "all go to the champion, version 1" in cli("traffic", "poems", "--clear", *models).out
+    assert "no longer pinned" in cli("unpin", "poems", *models).out
+    (tmp_path / "feedback").mkdir()
+    collected = cli("gc", "poems", "--keep", 1, "--feedback-dir", tmp_path / "feedback", *models)
+    assert (collected.code, collected.out) == (0, "poems: to the trash for 1 day, 0:00:00: none; kept: 1\n")
+    for weights in ((), ("1=1", "--clear")):
+        outcome = cli("traffic", "poems", *weights, *models)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+        assert "give weights such as 12=90 13=10, or --clear" in outcome.err
+    outcome = cli("pin", "poems", 7, *models)
+    assert (outcome.code, outcome.err) == (1, "rhapsode-train: poems has no version 7; it has 1\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -89,7 +106,16 @@ def test_the_quick_commands_import_nothing_heavy(version: Path, tmp_path: Path) 
         "heavy = {'torch', 'transformers', 'datasets', 'tokenizers', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    for arguments in (["--help"], ["verify", str(version)], ["list", "--models", str(tmp_path / "models")]):
+    models = ["--models", str(tmp_path / "models")]
+    quick = (
+        ["list"],
+        ["pin", "poems", "1"],
+        ["traffic", "poems", "1=1"],
+        ["promote", "poems", "1"],
+        ["unpin", "poems"],
+    )
+    kept = ["gc", "poems", "--keep", "1"]
+    for arguments in (["--help"], ["verify", str(version)], *([*command, *models] for command in (*quick, kept))):
         subprocess.run([sys.executable, "-c", program, *arguments], check=True, env=dict(os.environ))
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,12 @@ def test_a_gpt2_folder_becomes_the_next_version_with_its_parent(
     canary = json.loads((version / "canary.json").read_text())
     assert len(canary["prompt_ids"]) == 16
     assert len(canary["continuation_ids"]) == len(canary["logprobs"]) == len(canary["margins"]) == 32
+    file = version / "tokenizer.json"
+    assert canary["tokenizer"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    tokenizer = Tokenizer.from_file(str(file))
+    assert len(canary["tokenizer"]["probes"]) >= 8
+    for probe in canary["tokenizer"]["probes"]:
+        assert probe["ids"] == tokenizer.encode(probe["text"], add_special_tokens=False).ids
 
 
 def test_the_canary_is_greedy_and_scored_token_by_token(make_model: Callable[..., Any]) -> None:

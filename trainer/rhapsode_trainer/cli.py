@@ -11,6 +11,7 @@ from rhapsode_contract.model_directory import (
 from rich.console import Console
 
 from .cli_exchange import exchange
+from .cli_fleet import fleet
 from .cli_jobs import jobs
 from .cli_options import Models, Name
 from .cli_versions import versions
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(jobs)
 app.add_typer(versions)
+app.add_typer(fleet)
 app.add_typer(exchange)
 
 

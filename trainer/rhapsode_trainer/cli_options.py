@@ -10,6 +10,7 @@ from .errors import ConfigError
 
 Models = Annotated[Path, typer.Option(help="The model directory.", envvar="RHAPSODE_MODELS")]
 Name = Annotated[str, typer.Option(help="Name of the model in the model directory.")]
+Version = Annotated[int, typer.Argument(help="Number of a version.")]
 Model = Annotated[str, typer.Argument(help="Name of the model in the model directory.", metavar="NAME")]
 
 

@@ -1,4 +1,4 @@
-"""Commands about versions that exist: look, compare, measure, move the champion, collect."""
+"""Commands about versions that exist: look, compare, measure, collect."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -8,15 +8,12 @@ import typer
 from rhapsode_contract.model_directory import ModelDirectory
 from rich.console import Console
 
-from .cli_options import Model, Models, model_folder
+from .cli_options import Model, Models, Version, model_folder
 from .data.corpus import load_corpus, read_documents
 from .data.settings import SourceConfig
 from .environment import prepare_libraries, silence_libraries
 
 versions = typer.Typer()
-
-Version = Annotated[int, typer.Argument(help="Number of a version.")]
-Reason = Annotated[str, typer.Option(help="Why; it is recorded in the history.")]
 
 
 @versions.command("list")
@@ -38,40 +35,20 @@ def compare(name: Model, a: Version, b: Version, models: Models = Path("models")
 
 
 @versions.command()
-def promote(
-    name: Model,
-    version: Version,
-    models: Models = Path("models"),
-    reason: Reason = "",
-    force: Annotated[bool, typer.Option("--force", help="Even if its gate refused it.")] = False,
-) -> None:
-    """Make a version the champion, which servers then move to."""
-    from .commands.aliases import promote as promote_version
-    from .commands.aliases import render_move
-
-    Console().print(render_move(promote_version(model_folder(models, name), version, reason=reason, force=force)))
-
-
-@versions.command()
-def rollback(name: Model, models: Models = Path("models"), reason: Reason = "") -> None:
-    """Make the previous champion the champion again."""
-    from .commands.aliases import render_move
-    from .commands.aliases import rollback as roll_back
-
-    Console().print(render_move(roll_back(model_folder(models, name), reason=reason)))
-
-
-@versions.command()
 def gc(
     name: Model,
     keep: Annotated[int, typer.Option(min=1, help="How many of the newest versions stay.")],
     models: Models = Path("models"),
     grace_hours: Annotated[float, typer.Option(min=0, help="How long a version stays in the trash.")] = 24.0,
+    feedback_dir: Annotated[
+        Path | None, typer.Option(help="Verdicts of servers: versions that they refused do not count as newest.")
+    ] = None,
 ) -> None:
-    """Throw old versions away; those that an alias names stay."""
+    """Throw old versions away; the newest one and those with an alias (pinned ones too) or a weight stay."""
     from .commands.garbage import collect, render_collected
 
-    collected = collect(model_folder(models, name), keep=keep, grace=timedelta(hours=grace_hours))
+    grace = timedelta(hours=grace_hours)
+    collected = collect(model_folder(models, name), keep=keep, grace=grace, feedback=feedback_dir)
     Console().print(render_collected(collected))
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rhapsode_contract.model_directory import Lease, LeaseHeld
+from rhapsode_contract.model_directory import Intervention, Lease, LeaseHeld, ModelFolder
 from rich.console import Console
 
 from .cli_options import make_directory, model_folder
@@ -30,6 +30,15 @@ def busy_if_held() -> Iterator[None]:
         yield
     except LeaseHeld as error:
         raise Busy(f"not published: {error}") from None
+
+
+@contextmanager
+def intervention(folder: ModelFolder) -> Iterator[Intervention]:
+    """The right to a step that cannot wait for a run to end. Raises ConfigError when the model cannot be written."""
+    try:
+        yield Intervention()
+    except OSError as error:
+        raise ConfigError(f"--models: cannot write in {folder.path}: {error.strerror}") from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import typer
 
+from rhapsode_client.cli.admin import admin
 from rhapsode_client.cli.generate import generate
 from rhapsode_client.cli.health import health
 from rhapsode_client.cli.repl import repl
@@ -12,7 +13,7 @@ EPILOG = """\
 \b
 Exit codes:
   0    ok
-  1    the server failed, or the output could not be written
+  1    the server failed or refused, or the output could not be written
   2    bad usage or invalid request
   3    no such model, version or service
   4    overloaded, unavailable or not reachable
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for command in (generate, repl, models, health, tokenize):
     app.command()(command)
+app.add_typer(admin)
 
 
 def main() -> None:

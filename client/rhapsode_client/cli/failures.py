@@ -1,13 +1,25 @@
 """Exit codes, and how a failure is told to a person."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
+from typing import TypeVar
 
 import typer
 
 from rhapsode_client import Client, errors
+from rhapsode_client.admin import AdminClient
+from rhapsode_client.blocking import BlockingClient
 from rhapsode_client.cli.terminal import abandon_output, note
+
+ClientT = TypeVar("ClientT", bound=BlockingClient)
+
+_START_ONE = """\
+  start one with: rhapsode-serve --models ./models
+  or name another with --address HOST:PORT or RHAPSODE_ADDRESS"""
+_FIND_ITS_ADDRESS = """\
+  its AdminService listens where rhapsode-serve --admin-address says, and says so when it starts
+  name it with --address HOST:PORT or RHAPSODE_ADMIN_ADDRESS"""
 
 
 class ExitCode(IntEnum):
@@ -36,9 +48,9 @@ def exit_code(error: errors.RhapsodeError) -> ExitCode:
     return ExitCode.FAILED
 
 
-def explanation(error: errors.RhapsodeError, address: str) -> str:
+def explanation(error: errors.RhapsodeError, client: BlockingClient) -> str:
     """What went wrong and, where it is known, what to do: the text of a message to a person."""
-    lines = [f"rhapsode: {_headline(error, address)}"]
+    lines = [f"rhapsode: {_headline(error, client)}"]
     if isinstance(error, errors.InvalidRequest):
         lines += [f"  {field}: {text}" for field, text in error.violations if text not in lines[0]]
     if isinstance(error, errors.Retryable) and error.retry_after is not None:
@@ -48,24 +60,23 @@ def explanation(error: errors.RhapsodeError, address: str) -> str:
     return "\n".join(lines)
 
 
-def _headline(error: errors.RhapsodeError, address: str) -> str:
+def _headline(error: errors.RhapsodeError, client: BlockingClient) -> str:
     if isinstance(error, errors.Unavailable) and error.retry_after is None:
-        return (
-            f"no answer from a server at {address}: {error}\n"
-            "  start one with: rhapsode-serve --models ./models\n"
-            "  or name another with --address HOST:PORT or RHAPSODE_ADDRESS"
-        )
+        advice = _FIND_ITS_ADDRESS if isinstance(client, AdminClient) else _START_ONE
+        return f"no answer from a server at {client.address}: {error}\n{advice}"
+    if isinstance(error, errors.ServerError) and isinstance(client, AdminClient) and not error.request_id:
+        return f"no AdminService answers at {client.address}: {error}\n{_FIND_ITS_ADDRESS}"
     return str(error)
 
 
 @contextmanager
-def connected(address: str | None, timeout: float | None) -> Iterator[Client]:
-    """A client for the body of a command; what goes wrong in there ends the command with its exit code."""
-    with Client(address, timeout=timeout) as client:
+def _ending_with_code(client: ClientT) -> Iterator[ClientT]:
+    """The client for the body of a command; what goes wrong in there ends the command with its exit code."""
+    with client:
         try:
             yield client
         except errors.RhapsodeError as error:
-            note(explanation(error, client.address))
+            note(explanation(error, client))
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
@@ -77,3 +88,13 @@ def connected(address: str | None, timeout: float | None) -> Iterator[Client]:
             note(f"rhapsode: standard input or output failed: {error.strerror}")
             abandon_output()
             raise typer.Exit(ExitCode.FAILED) from None
+
+
+def connected(address: str | None, timeout: float | None) -> AbstractContextManager[Client]:
+    """A client of the server, for the body of a command."""
+    return _ending_with_code(Client(address, timeout=timeout))
+
+
+def connected_admin(address: str | None, timeout: float | None) -> AbstractContextManager[AdminClient]:
+    """A client of the server's AdminService, for the body of a command."""
+    return _ending_with_code(AdminClient(address, timeout=timeout))

@@ -55,7 +55,7 @@ def _continue(client: Client, session: Session, prompt: str, *, verbose: bool) -
     except KeyboardInterrupt:
         note("[stopped]")
     except RhapsodeError as error:
-        note(explanation(error, client.address))
+        note(explanation(error, client))
         return exit_code(error)
     return ExitCode.OK
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -29,7 +30,7 @@ def write(text: str) -> None:
 
 def write_json(value: Any) -> None:
     """One line of JSON to standard output."""
-    write(json.dumps(value, ensure_ascii=False) + "\n")
+    write(json.dumps(value, ensure_ascii=False, default=_json_of) + "\n")
 
 
 def note(text: str) -> None:
@@ -62,6 +63,10 @@ def tolerate_any_text() -> None:
 def abandon_output() -> None:
     """Nobody reads standard output any more: the interpreter's last flush must not fail on it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _json_of(value: datetime) -> str:
+    return value.isoformat()
 
 
 def _decoded(data: bytes) -> str:

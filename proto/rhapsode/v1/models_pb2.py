@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rhapsode/v1/models.proto\x12\x0brhapsode.v1\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.rhapsode.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.rhapsode.v1.Model\"\xb3\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x1f.rhapsode.v1.Model.AliasesEntry\x12+\n\x08versions\x18\x03 \x03(\x0b\x32\x19.rhapsode.v1.ModelVersion\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01J\x04\x08\x04\x10\x05R\x07traffic\"\xc8\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.rhapsode.v1.VersionState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x04\x12#\n\x06limits\x18\x07 \x01(\x0b\x32\x13.rhapsode.v1.LimitsJ\x04\x08\x08\x10\tR\nevaluation\"\xc4\x04\n\x06Limits\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x02 \x01(\r\x12\x15\n\rmax_sequences\x18\x03 \x01(\r\x12\x1b\n\x13max_queued_requests\x18\x04 \x01(\r\x12\x19\n\x11max_queued_tokens\x18\x05 \x01(\x04\x12\x16\n\x0emax_text_bytes\x18\x06 \x01(\r\x12\x1a\n\x12max_tokenize_bytes\x18\x07 \x01(\r\x12\x1d\n\x15max_detokenize_tokens\x18\x08 \x01(\r\x12\x18\n\x10max_score_tokens\x18\t \x01(\r\x12\x14\n\x0cmax_messages\x18\n \x01(\r\x12\x18\n\x10max_stop_strings\x18\x0b \x01(\r\x12\"\n\x1amax_stop_string_characters\x18\x0c \x01(\r\x12\x1a\n\x12max_stop_token_ids\x18\r \x01(\r\x12\x18\n\x10max_logit_biases\x18\x0e \x01(\r\x12\x18\n\x10max_banned_words\x18\x0f \x01(\r\x12\"\n\x1amax_banned_word_characters\x18\x10 \x01(\r\x12\x18\n\x10max_top_logprobs\x18\x11 \x01(\r\x12\x1c\n\x14max_constraint_bytes\x18\x12 \x01(\r\x12\x1d\n\x15max_batch_completions\x18\x13 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x14 \x01(\r\x12\x13\n\x0bmax_choices\x18\x15 \x01(\r*\xc3\x02\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18VERSION_STATE_DISCOVERED\x10\x01\x12\x1b\n\x17VERSION_STATE_VERIFYING\x10\x02\x12\x19\n\x15VERSION_STATE_LOADING\x10\x03\x12\x19\n\x15VERSION_STATE_WARMING\x10\x04\x12\x18\n\x14VERSION_STATE_CANARY\x10\x05\x12\x17\n\x13VERSION_STATE_READY\x10\x06\x12\x19\n\x15VERSION_STATE_SERVING\x10\x07\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x08\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\t\x12\x1d\n\x19VERSION_STATE_QUARANTINED\x10\n2\xa6\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.rhapsode.v1.ListModelsRequest\x1a\x1f.rhapsode.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.rhapsode.v1.GetModelRequest\x1a\x1d.rhapsode.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rhapsode/v1/models.proto\x12\x0brhapsode.v1\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.rhapsode.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.rhapsode.v1.Model\"\x86\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x1f.rhapsode.v1.Model.AliasesEntry\x12+\n\x08versions\x18\x03 \x03(\x0b\x32\x19.rhapsode.v1.ModelVersion\x12\x30\n\x07traffic\x18\x04 \x03(\x0b\x32\x1f.rhapsode.v1.Model.TrafficEntry\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a.\n\x0cTrafficEntry\x12\x0b\n\x03key\x18\x01 \x01(\x04\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\xe3\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.rhapsode.v1.VersionState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x17\n\x0fparameter_count\x18\x06 \x01(\x04\x12#\n\x06limits\x18\x07 \x01(\x0b\x32\x13.rhapsode.v1.Limits\x12+\n\nevaluation\x18\x08 \x01(\x0b\x32\x17.rhapsode.v1.Evaluation\"\x86\x01\n\nEvaluation\x12\x1a\n\rbits_per_byte\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nperplexity\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x08H\x02\x88\x01\x01\x42\x10\n\x0e_bits_per_byteB\r\n\x0b_perplexityB\x0b\n\t_accepted\"\xc4\x04\n\x06Limits\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x02 \x01(\r\x12\x15\n\rmax_sequences\x18\x03 \x01(\r\x12\x1b\n\x13max_queued_requests\x18\x04 \x01(\r\x12\x19\n\x11max_queued_tokens\x18\x05 \x01(\x04\x12\x16\n\x0emax_text_bytes\x18\x06 \x01(\r\x12\x1a\n\x12max_tokenize_bytes\x18\x07 \x01(\r\x12\x1d\n\x15max_detokenize_tokens\x18\x08 \x01(\r\x12\x18\n\x10max_score_tokens\x18\t \x01(\r\x12\x14\n\x0cmax_messages\x18\n \x01(\r\x12\x18\n\x10max_stop_strings\x18\x0b \x01(\r\x12\"\n\x1amax_stop_string_characters\x18\x0c \x01(\r\x12\x1a\n\x12max_stop_token_ids\x18\r \x01(\r\x12\x18\n\x10max_logit_biases\x18\x0e \x01(\r\x12\x18\n\x10max_banned_words\x18\x0f \x01(\r\x12\"\n\x1amax_banned_word_characters\x18\x10 \x01(\r\x12\x18\n\x10max_top_logprobs\x18\x11 \x01(\r\x12\x1c\n\x14max_constraint_bytes\x18\x12 \x01(\r\x12\x1d\n\x15max_batch_completions\x18\x13 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x14 \x01(\r\x12\x13\n\x0bmax_choices\x18\x15 \x01(\r*\xc3\x02\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18VERSION_STATE_DISCOVERED\x10\x01\x12\x1b\n\x17VERSION_STATE_VERIFYING\x10\x02\x12\x19\n\x15VERSION_STATE_LOADING\x10\x03\x12\x19\n\x15VERSION_STATE_WARMING\x10\x04\x12\x18\n\x14VERSION_STATE_CANARY\x10\x05\x12\x17\n\x13VERSION_STATE_READY\x10\x06\x12\x19\n\x15VERSION_STATE_SERVING\x10\x07\x12\x1a\n\x16VERSION_STATE_DRAINING\x10\x08\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\t\x12\x1d\n\x19VERSION_STATE_QUARANTINED\x10\n2\xa6\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.rhapsode.v1.ListModelsRequest\x1a\x1f.rhapsode.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.rhapsode.v1.GetModelRequest\x1a\x1d.rhapsode.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL_ALIASESENTRY']._loaded_options = None
   _globals['_MODEL_ALIASESENTRY']._serialized_options = b'8\001'
-  _globals['_VERSIONSTATE']._serialized_start=1178
-  _globals['_VERSIONSTATE']._serialized_end=1501
+  _globals['_MODEL_TRAFFICENTRY']._loaded_options = None
+  _globals['_MODEL_TRAFFICENTRY']._serialized_options = b'8\001'
+  _globals['_VERSIONSTATE']._serialized_start=1425
+  _globals['_VERSIONSTATE']._serialized_end=1748
   _globals['_LISTMODELSREQUEST']._serialized_start=41
   _globals['_LISTMODELSREQUEST']._serialized_end=60
   _globals['_LISTMODELSRESPONSE']._serialized_start=62
@@ -44,13 +46,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELRESPONSE']._serialized_start=154
   _globals['_GETMODELRESPONSE']._serialized_end=207
   _globals['_MODEL']._serialized_start=210
-  _globals['_MODEL']._serialized_end=389
-  _globals['_MODEL_ALIASESENTRY']._serialized_start=328
-  _globals['_MODEL_ALIASESENTRY']._serialized_end=374
-  _globals['_MODELVERSION']._serialized_start=392
-  _globals['_MODELVERSION']._serialized_end=592
-  _globals['_LIMITS']._serialized_start=595
-  _globals['_LIMITS']._serialized_end=1175
-  _globals['_MODELSERVICE']._serialized_start=1504
-  _globals['_MODELSERVICE']._serialized_end=1670
+  _globals['_MODEL']._serialized_end=472
+  _globals['_MODEL_ALIASESENTRY']._serialized_start=378
+  _globals['_MODEL_ALIASESENTRY']._serialized_end=424
+  _globals['_MODEL_TRAFFICENTRY']._serialized_start=426
+  _globals['_MODEL_TRAFFICENTRY']._serialized_end=472
+  _globals['_MODELVERSION']._serialized_start=475
+  _globals['_MODELVERSION']._serialized_end=702
+  _globals['_EVALUATION']._serialized_start=705
+  _globals['_EVALUATION']._serialized_end=839
+  _globals['_LIMITS']._serialized_start=842
+  _globals['_LIMITS']._serialized_end=1422
+  _globals['_MODELSERVICE']._serialized_start=1751
+  _globals['_MODELSERVICE']._serialized_end=1917
 # @@protoc_insertion_point(module_scope)

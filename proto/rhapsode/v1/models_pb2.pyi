@@ -55,7 +55,7 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "aliases", "versions")
+    __slots__ = ("name", "aliases", "versions", "traffic")
     class AliasesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -63,16 +63,25 @@ class Model(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class TrafficEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     name: str
     aliases: _containers.ScalarMap[str, int]
     versions: _containers.RepeatedCompositeFieldContainer[ModelVersion]
-    def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Mapping[str, int]] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
+    traffic: _containers.ScalarMap[int, int]
+    def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Mapping[str, int]] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., traffic: _Optional[_Mapping[int, int]] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("version", "state", "reason", "dtype", "device", "parameter_count", "limits")
+    __slots__ = ("version", "state", "reason", "dtype", "device", "parameter_count", "limits", "evaluation")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +89,7 @@ class ModelVersion(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_COUNT_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
     version: int
     state: VersionState
     reason: str
@@ -87,7 +97,18 @@ class ModelVersion(_message.Message):
     device: str
     parameter_count: int
     limits: Limits
-    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[VersionState, str]] = ..., reason: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., parameter_count: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    evaluation: Evaluation
+    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[VersionState, str]] = ..., reason: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., parameter_count: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ...) -> None: ...
+
+class Evaluation(_message.Message):
+    __slots__ = ("bits_per_byte", "perplexity", "accepted")
+    BITS_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    bits_per_byte: float
+    perplexity: float
+    accepted: bool
+    def __init__(self, bits_per_byte: _Optional[float] = ..., perplexity: _Optional[float] = ..., accepted: bool = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("context_length", "vocabulary_size", "max_sequences", "max_queued_requests", "max_queued_tokens", "max_text_bytes", "max_tokenize_bytes", "max_detokenize_tokens", "max_score_tokens", "max_messages", "max_stop_strings", "max_stop_string_characters", "max_stop_token_ids", "max_logit_biases", "max_banned_words", "max_banned_word_characters", "max_top_logprobs", "max_constraint_bytes", "max_batch_completions", "max_message_bytes", "max_choices")

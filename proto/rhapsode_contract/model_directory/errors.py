@@ -2,7 +2,7 @@
 
     ModelDirectoryError
     +-- VerificationError   a version is not what its MANIFEST.json says
-    +-- CorruptFile         aliases.json or history.jsonl cannot be understood
+    +-- CorruptFile         aliases.json, traffic.json or history.jsonl cannot be understood
     +-- LeaseHeld           somebody else is publishing this model
     +-- LeaseLost           our lease ran out or was taken over: nothing more may be written
     +-- NoSuchModel

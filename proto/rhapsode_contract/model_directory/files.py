@@ -62,6 +62,13 @@ def append_line(path: Path, line: bytes) -> None:
     sync_directory(path.parent)
 
 
+def remove_file(path: Path) -> None:
+    """Removes a file if it is there."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+        sync_directory(path.parent)
+
+
 def move_directory(source: Path, destination: Path) -> None:
     """Renames a folder within its filesystem; never over something that exists.
 

@@ -1,14 +1,15 @@
-"""The model directory as a reader sees it, and the one way in which an alias moves."""
+"""The model directory as a reader sees it, and the one way in which an alias or the traffic moves."""
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .aliases import moved, read_aliases, write_aliases
-from .errors import NoSuchAlias, NoSuchModel, NoSuchVersion
+from .errors import CorruptFile, NoSuchAlias, NoSuchModel, NoSuchVersion
 from .history import append_history, append_record, read_records
 from .names import (
     ALIASES,
@@ -16,17 +17,19 @@ from .names import (
     MANIFEST,
     RATINGS,
     STAGING,
+    TRAFFIC,
     TRASH,
     check_alias,
     check_model_name,
     parse_trash_name,
     parse_version,
 )
+from .traffic import check_weights, read_traffic, traffic_record, write_traffic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .lease import Lease
+    from .lease import Intervention, Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,10 @@ class ModelDirectory:
     root: Path
 
     def models(self) -> list[str]:
-        """The names of the models, sorted. Whatever does not look like a model is passed over."""
+        """The names of the models, sorted. Whatever does not look like a model is passed over.
+
+        Raises OSError when the directory itself is there but cannot be read.
+        """
         return sorted(name for name in _names(self.root) if self._holds_model(name))
 
     def model(self, name: str) -> ModelFolder:
@@ -44,17 +50,19 @@ class ModelDirectory:
         return ModelFolder(self.root / check_model_name(name))
 
     def _holds_model(self, name: str) -> bool:
+        marks = (ALIASES, HISTORY, STAGING)
         try:
             folder = self.model(name)
+            return any((folder.path / mark).exists() for mark in marks) or bool(folder.versions())
         except ValueError:
             return False
-        marks = (ALIASES, HISTORY, STAGING)
-        return any((folder.path / mark).exists() for mark in marks) or bool(folder.versions())
+        except OSError:
+            return True  # it cannot be looked at: whoever opens it learns why, and other models do not notice
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """One model: its versions, aliases and history. Reading needs no lease."""
+    """One model: its versions, aliases, traffic and history. Reading needs no lease."""
 
     path: Path
 
@@ -93,8 +101,19 @@ class ModelFolder:
             raise NoSuchAlias(f"{self.name} has no alias {alias!r}; it has {_listed(sorted(aliases))}")
         return aliases[alias]
 
+    def traffic(self) -> dict[int, int]:
+        """The weight of each version that has one, in proportion to which requests are split; empty: nobody set any.
+
+        A version may be gone since, and a weight may be 0, but never all of them. Raises CorruptFile.
+        """
+        return read_traffic(self.path / TRAFFIC)
+
     def history(self) -> list[dict[str, Any]]:
-        """The moves of the aliases, oldest first: time, alias, from, to, actor, reason. Raises CorruptFile."""
+        """What was decided, oldest first, each with time, actor and reason. Raises CorruptFile.
+
+        A move of an alias has alias, from (null: it is new) and to (null: it was dropped); a split has traffic, the
+        weights by version (none: they were removed).
+        """
         return read_records(self.path / HISTORY)
 
     def ratings(self) -> list[dict[str, Any]]:
@@ -106,12 +125,13 @@ class ModelFolder:
         with lease.guard(self):
             append_record(self.path / RATINGS, record)
 
-    def set_alias(self, alias: str, version: int, *, lease: Lease, actor: str, reason: str) -> None:
+    def set_alias(self, alias: str, version: int, *, lease: Lease | Intervention, actor: str, reason: str) -> None:
         """Moves an alias; the champion that is replaced becomes `previous`. Where it stands already, nothing happens.
 
-        Raises ValueError (not an alias), NoSuchModel, NoSuchVersion, LeaseLost.
+        Raises ValueError (not an alias), NoSuchModel, NoSuchVersion, LeaseLost, LeaseHeld.
         """
         check_alias(alias)
+        self._require_model()
         with lease.guard(self):
             self.version_path(version)
             before = self.aliases()
@@ -128,6 +148,45 @@ class ModelFolder:
                 reason=reason,
             )
 
+    def drop_alias(self, alias: str, *, lease: Lease | Intervention, actor: str, reason: str) -> None:
+        """Removes an alias. Where there is none, nothing happens.
+
+        Raises ValueError (not an alias), NoSuchModel, LeaseLost, LeaseHeld.
+        """
+        check_alias(alias)
+        self._require_model()
+        with lease.guard(self):
+            aliases = self.aliases()
+            version = aliases.pop(alias, None)
+            if version is None:
+                return
+            write_aliases(self.path / ALIASES, aliases)
+            append_history(
+                self.path / HISTORY, alias=alias, from_version=version, to_version=None, actor=actor, reason=reason
+            )
+
+    def set_traffic(self, weights: Mapping[int, int], *, lease: Lease | Intervention, actor: str, reason: str) -> None:
+        """Splits requests between versions in proportion to `weights`; no weights remove the split.
+
+        What cannot be understood is written anew. Raises ValueError (naming the weight), NoSuchModel, NoSuchVersion,
+        LeaseLost, LeaseHeld.
+        """
+        check_weights(weights)
+        self._require_model()
+        with lease.guard(self):
+            for version in weights:
+                self.version_path(version)
+            if weights == self._understood_traffic():
+                return
+            write_traffic(self.path / TRAFFIC, weights)
+            append_record(self.path / HISTORY, traffic_record(weights, actor=actor, reason=reason))
+
+    def _understood_traffic(self) -> dict[int, int] | None:
+        try:
+            return self.traffic()
+        except CorruptFile:
+            return None
+
     def _complete(self, version: int) -> bool:
         path = self.path / str(version)
         return (path / MANIFEST).is_file() and not path.is_symlink()
@@ -143,6 +202,10 @@ def _names(path: Path) -> list[str]:
             return [entry.name for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return []
+        raise
 
 
 def _listed(items: list[int] | list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files of JSON objects, one a line, only ever appended to; history.jsonl: which alias moved, when, by whom, why."""
+"""Files of JSON objects, one a line, only ever appended to; history.jsonl: who moved what, when and why."""
 
 import json
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def append_history(
-    path: Path, *, alias: str, from_version: int | None, to_version: int, actor: str, reason: str
+    path: Path, *, alias: str, from_version: int | None, to_version: int | None, actor: str, reason: str
 ) -> None:
-    """Records durably that `alias` has moved; `time` is UTC in ISO 8601, `from` null when the alias is new."""
+    """Records durably that `alias` has moved; `from` is null when it is new, `to` when it was dropped."""
     record = {
         "alias": alias,
         "from": from_version,

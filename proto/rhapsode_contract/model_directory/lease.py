@@ -164,6 +164,23 @@ class Lease:
                 continue  # a busy lock or a hiccup of the disk; if it lasts, the lease runs out
 
 
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """The right of a person to single steps, whoever holds the lease: a rollback cannot wait for a run to end.
+
+    A step still excludes every other one, so that the holder of the lease finds the model whole before and after it.
+    """
+
+    @contextmanager
+    def guard(self, folder: ModelFolder) -> Iterator[None]:
+        """Keeps everybody else from a step until the block is done. Raises LeaseHeld."""
+        try:
+            with files.locked(folder.path / LEASE, wait=LOCK_WAIT_SECONDS):
+                yield
+        except files.LockBusyError as error:
+            raise LeaseHeld(f"{folder.name}: somebody is in the middle of a step: {error}") from error
+
+
 def _read(descriptor: int) -> _Entry | None:
     try:
         entry = json.loads(files.read_locked(descriptor))

@@ -1,11 +1,13 @@
 """MANIFEST.json: what a version consists of. A folder is a version only if its manifest verifies."""
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from . import files
 from .errors import VerificationError
@@ -13,6 +15,7 @@ from .names import MANIFEST, check_publishable
 
 SCHEMA_VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_FIELDS = frozenset({"schema_version", "dtype", "parameter_count", "files"})
 _DTYPE = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -54,7 +57,7 @@ def read_manifest(path: Path) -> Manifest:
     """Parses the manifest of the version at `path` without looking at the files. Raises VerificationError."""
     try:
         document = json.loads((path / MANIFEST).read_bytes())
-        return Manifest(
+        manifest = Manifest(
             schema_version=document["schema_version"],
             dtype=document["dtype"],
             parameter_count=document["parameter_count"],
@@ -63,6 +66,8 @@ def read_manifest(path: Path) -> Manifest:
                 for name, record in document["files"].items()
             },
         )
+        _check_whole(document)
+        return manifest
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise VerificationError(path, "missing_manifest", MANIFEST, "there is none: not (yet) a version") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -103,7 +108,9 @@ def seal(path: Path, *, dtype: str, parameter_count: int) -> Manifest:
     )
     for folder in sorted({parent for name in present for parent in PurePosixPath(name).parents}, reverse=True):
         files.sync_directory(path / folder)
-    files.write_file(path / MANIFEST, json.dumps(asdict(manifest), indent=2).encode() + b"\n")
+    document = asdict(manifest)
+    document["checksum"] = _checksum(document)
+    files.write_file(path / MANIFEST, json.dumps(document, indent=2).encode() + b"\n")
     files.sync_directory(path)
     return manifest
 
@@ -131,6 +138,20 @@ def _verify_file(path: Path, name: str, record: FileRecord) -> None:
     sha256, _ = files.hash_file(path / name)
     if sha256 != record.sha256:
         raise VerificationError(path, "hash_mismatch", name, f"sha256 {sha256} instead of {record.sha256}")
+
+
+def _check_whole(document: Any) -> None:
+    """The manifest proves itself too; those of earlier releases have no checksum. Any other field is a damaged name."""
+    if unknown := document.keys() - _FIELDS - {"checksum"}:
+        raise ValueError(f"{sorted(unknown)[0]!r} is not a field of a manifest")
+    if "checksum" in document and document["checksum"] != _checksum(document):
+        raise ValueError("checksum: it is not that of the other fields")
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    """sha256 in hexadecimal of all other fields, as JSON with sorted keys and without white space."""
+    others = {name: value for name, value in document.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _check_count(field: str, value: int, *, minimum: int) -> None:

@@ -12,6 +12,7 @@ _TRASH_PATTERN = re.compile(r"([1-9][0-9]{0,17})-([0-9]{1,18})")
 MANIFEST = "MANIFEST.json"
 ALIASES = "aliases.json"
 HISTORY = "history.jsonl"
+TRAFFIC = "traffic.json"
 RATINGS = "ratings.jsonl"
 LEASE = ".lease"
 STAGING = ".staging"
@@ -19,6 +20,8 @@ TRASH = ".trash"
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
+CANDIDATE = "candidate"
+PINNED = "pinned"
 
 PUBLISHABLE_SUFFIXES = frozenset({".html", ".jinja", ".json", ".jsonl", ".md", ".safetensors", ".txt"})
 

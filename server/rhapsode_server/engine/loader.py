@@ -1,6 +1,6 @@
 """A version folder becomes a model in memory, with its attention going through ours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """The model, ready to run, and what requests need to know of it."""
+    """The model, ready to run, and what requests need to know of it.
+
+    `dtype` is that of the weights as they are multiplied: `float32`, `bfloat16`, `float16` or `int8`.
+    `parameter_count` counts shared parameters once.
+    """
 
     model: PreTrainedModel
     device: torch.device
     context_length: int
     vocabulary_size: int
     num_layers: int
-
-    @property
-    def parameter_count(self) -> int:
-        """Shared parameters count once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def dtype(self) -> str:
-        return str(self.model.dtype).removeprefix("torch.")
+    parameter_count: int
+    dtype: str
 
 
 def choose_device(name: str) -> torch.device:
@@ -64,6 +61,12 @@ def load_model(path: Path, *, device: torch.device, dtype: torch.dtype) -> Loade
         raise ModelRefused(LOAD_FAILED, f"transformers cannot load it: {error}") from error
 
 
+def move(loaded: LoadedModel, device: torch.device) -> LoadedModel:
+    """The same model on another device."""
+    torch.nn.Module.to(loaded.model, device)
+    return replace(loaded, device=device)
+
+
 def _loaded(model: PreTrainedModel, device: torch.device) -> LoadedModel:
     # With a padding token set, GPT-2 looks for it in the ids, to warn of it; on CUDA that waits for the device.
     model.config.pad_token_id = None
@@ -76,6 +79,8 @@ def _loaded(model: PreTrainedModel, device: torch.device) -> LoadedModel:
         context_length=_context_length(config),
         vocabulary_size=model.get_output_embeddings().weight.shape[0],
         num_layers=config.num_hidden_layers,
+        parameter_count=sum(parameter.numel() for parameter in model.parameters()),
+        dtype=str(model.dtype).removeprefix("torch."),
     )
 
 

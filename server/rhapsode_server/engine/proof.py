@@ -20,7 +20,9 @@ NUM_DECODE_STEPS = 4
 
 # Largest difference of a logit, relative to the largest logit. Equal kernels differ by about 2e-7 in float32; the
 # reduced types round every layer, so that different shapes of the same product differ by a few units of 2^-8 or 2^-11.
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.02}
+# With int8 a difference of 1e-7 may move an activation to the next of 255 levels, and that grows with the layers: 1e-7
+# was seen for shallow models, 0.11 for one of 30 layers.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.08, "float16": 0.02, "int8": 0.3}
 
 
 @torch.inference_mode()
@@ -28,10 +30,10 @@ def prove(runner: ModelRunner) -> int:
     """Raise ModelRefused unless the engine equals the plain forward. Returns KV bytes per token."""
     sequences = [_token_ids(runner, length + NUM_DECODE_STEPS, seed) for seed, length in enumerate(PROMPT_LENGTHS)]
     expected = _plain_logits(runner, sequences)
-    actual = _engine_logits(runner, sequences)
+    actual = engine_logits(runner, sequences, PROMPT_LENGTHS)
     bytes_per_token = runner.kv_cache.bytes_per_token(slot=0)
     runner.kv_cache.release(range(len(sequences)))
-    _compare(actual, expected, TOLERANCES[runner.loaded.model.dtype])
+    _compare(actual, expected, TOLERANCES[runner.loaded.dtype])
     return bytes_per_token
 
 
@@ -50,11 +52,15 @@ def _plain_logits(runner: ModelRunner, sequences: Sequence[list[int]]) -> Tensor
     return torch.stack(logits, dim=1)
 
 
-def _engine_logits(runner: ModelRunner, sequences: Sequence[list[int]]) -> Tensor:
-    """Both prompts in one forward, then one token of each in each of the next: logits [1 + steps, sequence, V]."""
+def engine_logits(runner: ModelRunner, sequences: Sequence[list[int]], prompt_lengths: Sequence[int]) -> Tensor:
+    """All prompts in one forward, then one token of each in each of the next: logits [1 + steps, sequence, V].
+
+    What follows the prompts is equally long in all. The KV of the sequences stays in the first slots.
+    """
     runner.loaded.model.set_attn_implementation(ATTENTION)
-    spans = [[(0, length) for length in PROMPT_LENGTHS]]
-    spans += [[(length + step, 1) for length in PROMPT_LENGTHS] for step in range(NUM_DECODE_STEPS)]
+    num_steps = len(sequences[0]) - prompt_lengths[0]
+    spans = [[(0, length) for length in prompt_lengths]]
+    spans += [[(length + step, 1) for length in prompt_lengths] for step in range(num_steps)]
     return torch.stack([_forward(runner, sequences, step) for step in spans])
 
 

@@ -2,9 +2,13 @@
 
 UNSUPPORTED_ARCHITECTURE = "unsupported_architecture"
 NON_FINITE_LOGITS = "non_finite_logits"
+CANARY_OFF = "canary_off"
 LOAD_FAILED = "load_failed"
+LOAD_TIMEOUT = "load_timeout"
 OUT_OF_MEMORY = "out_of_memory"
 TOKENIZER_MISMATCH = "tokenizer_mismatch"
+
+_OUT_OF_MEMORY_SIGNS = ("out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED")
 
 
 class ModelRefused(Exception):  # noqa: N818 - it says what happened
@@ -26,3 +30,10 @@ class BadConstraint(Exception):  # noqa: N818 - it says what happened
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a device or on the host: torch says so in errors of several kinds."""
+    if isinstance(error, RuntimeError):
+        return any(sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS)
+    return isinstance(error, MemoryError)

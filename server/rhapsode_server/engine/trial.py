@@ -4,6 +4,7 @@ Some make the library compute for minutes, fill the memory or overflow the stack
 constraint itself: the process is killed and another takes its place. What passes is then built where it is needed.
 """
 
+import os
 import socket
 import subprocess
 import sys
@@ -67,7 +68,7 @@ class Trial:
         self._connection = Connection(ours.detach())
         with theirs:
             self._process = subprocess.Popen(
-                [*self._command, str(theirs.fileno())],
+                [*self._command, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # where the library would describe how it failed

@@ -1,4 +1,4 @@
-"""The process in which constraints are tried, `python -m rhapsode_server.engine.trial_process FILE SIZE FD`."""
+"""The process in which constraints are tried, `python -m rhapsode_server.engine.trial_process FILE SIZE FD PARENT`."""
 
 import os
 import queue
@@ -13,6 +13,7 @@ from pathlib import Path
 from rhapsode_server.engine.matcher import Matcher, Vocabulary, translate
 from rhapsode_server.engine.refusal import BadConstraint
 from rhapsode_server.engine.request import Constraint
+from rhapsode_server.engine.system import end_with_parent
 from rhapsode_server.engine.trial import Failed, Passed
 
 # Of a walk at random through the form.
@@ -27,7 +28,9 @@ _LIBRARY_FAILED = "it is too complex: the library failed"
 
 
 def main() -> None:
-    file, size, descriptor = sys.argv[1:]
+    file, size, descriptor, parent = sys.argv[1:]
+    # Whatever the library does, and even if it never lets the thread below run.
+    end_with_parent(int(parent))
     connection = Connection(int(descriptor))
     inbox: queue.SimpleQueue[Constraint] = queue.SimpleQueue()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,5 +1,6 @@
 """What the front-end reads of a version: everything but the weights."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,7 +8,8 @@ from pathlib import Path
 
 from rhapsode_contract.postprocess import Pipeline
 
-from rhapsode_server.engine.refusal import LOAD_FAILED, ModelRefused
+from rhapsode_server.engine.canary_file import read_canary
+from rhapsode_server.engine.refusal import LOAD_FAILED, TOKENIZER_MISMATCH, ModelRefused
 from rhapsode_server.models.defaults import read_defaults
 from rhapsode_server.models.served import GenerationDefaults
 from rhapsode_server.text.chat import ChatTemplate
@@ -28,12 +30,27 @@ def read_files(path: Path) -> VersionFiles:
     """Of the version at `path`. Raises ModelRefused naming the file at fault."""
     with _refused(path):
         tokenizer = Tokenizer.load(path)
+        _check_tokenizer(path, tokenizer)
         return VersionFiles(
             tokenizer=tokenizer,
             chat_template=ChatTemplate.load(path),
             postprocess=_read_pipeline(path / "postprocess.json"),
             defaults=read_defaults(path, tokenizer.vocabulary_size),
         )
+
+
+def _check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
+    """It must give the ids that the publisher's gave, or every prompt means something else to the model."""
+    canary = read_canary(path)
+    if canary is None or canary.tokenizer is None:
+        return
+    for probe in canary.tokenizer.probes:
+        if tokenizer.encode(probe.text) != probe.ids:
+            raise ModelRefused(
+                TOKENIZER_MISMATCH, f"tokenizer.json gives other ids than were recorded for {probe.text!r}"
+            )
+    if hashlib.sha256((path / "tokenizer.json").read_bytes()).hexdigest() != canary.tokenizer.sha256:
+        raise ModelRefused(TOKENIZER_MISMATCH, "tokenizer.json is not the one with which canary.json was recorded")
 
 
 def _read_pipeline(file: Path) -> Pipeline:

@@ -1,4 +1,4 @@
-"""Which version of each model answers: follows the champions of the model directory.
+"""All models of the directory, looked at again and again.
 
 A version that serves goes on serving when the directory becomes unreadable or the model vanishes from it: a hiccup of a
 file system must not take a service down.
@@ -6,119 +6,51 @@ file system must not take a service down.
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rhapsode_server.config import ServerConfig
-from rhapsode_server.engine.refusal import ModelRefused
-from rhapsode_server.errors import (
-    AliasNotFound,
-    Draining,
-    InvalidRequest,
-    Loading,
-    ModelNotFound,
-    NothingPublished,
-    Quarantined,
-    Unavailable,
-    VersionNotFound,
-)
+from rhapsode_server.errors import InvalidRequest, ModelNotFound, NothingPublished
+from rhapsode_server.identity import server_name
 from rhapsode_server.metrics import Metrics
-from rhapsode_server.models.scan import CHAMPION, ScannedModel, scan
-from rhapsode_server.models.served import ModelStatus, ServedVersion, VersionState
-from rhapsode_server.models.version import PASSING_REASONS, Backoff, Version
+from rhapsode_server.models import operations
+from rhapsode_server.models.answers import answer
+from rhapsode_server.models.devices import DevicePool
+from rhapsode_server.models.feedback import Feedback
+from rhapsode_server.models.model import ServedModel
+from rhapsode_server.models.overrides import StateStore
+from rhapsode_server.models.records import Records
+from rhapsode_server.models.scan import ScannedModel, Unreadable, scan
+from rhapsode_server.models.served import ModelStatus, ServedVersion
+from rhapsode_server.models.version import Host
+from rhapsode_server.workers.launcher import Launcher
 
 logger = logging.getLogger("rhapsode.models")
-
-# The states other than these lead to serving.
-_UNAVAILABLE: Mapping[VersionState, type[Unavailable]] = {
-    VersionState.QUARANTINED: Quarantined,
-    VersionState.DRAINING: Draining,
-    VersionState.UNLOADED: Draining,
-}
-
-# When a version that was refused for a passing reason is tried again, in seconds: then ever later.
-RETRY_DELAY, LONGEST_RETRY = 10.0, 600.0
-
-
-@dataclass(slots=True, kw_only=True)
-class RefusedChampion:
-    """Not tried again before its files change, or before `retry_at` on the loop's clock, in seconds."""
-
-    found: ScannedModel
-    retry_at: float
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class ServedModel:
-    """A model: the version that answers, and those that come and go beside it."""
-
-    name: str
-    aliases: dict[str, int] = field(default_factory=dict)
-    versions: dict[int, Version] = field(default_factory=dict)
-    serving: Version | None = None
-    refused: RefusedChampion | None = None
-    move: "asyncio.Task[None] | None" = None
-    retiring: "set[asyncio.Task[None]]" = field(default_factory=set)
-    backoff: Backoff = field(default_factory=lambda: Backoff(longest=LONGEST_RETRY))
-
-    @property
-    def status(self) -> ModelStatus:
-        versions = tuple(self.versions[number].status for number in sorted(self.versions))
-        return ModelStatus(name=self.name, aliases=dict(self.aliases), versions=versions)
-
-    def wants(self, found: ScannedModel, now: float) -> bool:
-        """Whether the champion found is one to move to now."""
-        if found.champion is None or (self.move is not None and not self.move.done()):
-            return False
-        if self.refused is not None and self.refused.found == found and now < self.refused.retry_at:
-            return False
-        before = self.versions.get(found.champion)
-        return before is None or before.is_refused
-
-    def refuse(self, found: ScannedModel, reason: str, now: float) -> None:
-        retry_at = now + RETRY_DELAY + self.backoff.pause() if reason in PASSING_REASONS else math.inf
-        self.refused = RefusedChampion(found=found, retry_at=retry_at)
-
-    def answer(self, version: int | None, alias: str | None) -> ServedVersion:
-        """Raises NotFound, Unavailable."""
-        if version is None and alias in (None, CHAMPION):
-            return self._champion()
-        number = version if version is not None else self._aliased(alias or CHAMPION)
-        if self.serving is not None and self.serving.number == number:
-            return self._champion()
-        if number in self.versions:
-            raise self._why_not(self.versions[number])
-        served = f"served: {self.serving.number}" if self.serving else "none is served yet"
-        raise VersionNotFound(f"version {number} of {self.name} is not served here; {served}")
-
-    def _champion(self) -> ServedVersion:
-        if self.serving is not None and self.serving.served is not None:
-            return self.serving.served
-        latest = self.serving or next(reversed(self.versions.values()), None)
-        raise self._why_not(latest) if latest else NothingPublished(f"{self.name} has no champion yet")
-
-    def _aliased(self, alias: str) -> int:
-        if alias not in self.aliases:
-            names = ", ".join(sorted(self.aliases)) or "none"
-            raise AliasNotFound(f"{self.name} has no alias {alias!r}; it has {names}")
-        return self.aliases[alias]
-
-    def _why_not(self, version: Version) -> Unavailable:
-        kind = _UNAVAILABLE.get(version.state, Loading)
-        reason = f" ({version.refusal})" if version.refusal else ""
-        return kind(f"version {version.number} of {self.name} is {version.state.value}{reason}")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ModelRegistry:
-    """All models of the directory. `on_change` hears the status of all of them after each change."""
+    """What this server serves. `on_change` hears the status of all models after each change."""
 
     config: ServerConfig
     metrics: Metrics
     on_change: Callable[[list[ModelStatus]], None]
     models: dict[str, ServedModel] = field(default_factory=dict)
+    _host: Host = field(init=False)
+    _records: Records = field(init=False)
     _poll: "asyncio.Task[None] | None" = None
+    _said: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self._host = Host(
+            config=config,
+            metrics=self.metrics,
+            launcher=Launcher(keep_standby=config.standby, on_change=self._note_standby),
+            devices=DevicePool(config.all_devices, config.threads),
+        )
+        feedback = Feedback(config.feedback_dir, server_name(config))
+        self._records = Records(StateStore(config.state_dir), feedback)
 
     async def start(self) -> None:
         """Begin to follow the directory; versions load in the background."""
@@ -126,17 +58,23 @@ class ModelRegistry:
 
     async def stop(self) -> None:
         """End everything; open streams fail."""
-        moves = [task for model in self.models.values() for task in (model.move, *model.retiring)]
-        tasks = [task for task in (self._poll, *moves) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        versions = [version for model in self.models.values() for version in model.versions.values()]
-        await asyncio.gather(*(version.stop() for version in versions))
+        if self._poll:
+            self._poll.cancel()
+            await asyncio.gather(self._poll, return_exceptions=True)
+        await asyncio.gather(*(model.stop() for model in self.models.values()))
+        await self._host.launcher.stop()
+        await self._records.flush()
 
-    def resolve(self, model: str, *, version: int | None = None, alias: str | None = None) -> ServedVersion:
+    @property
+    def standby_ready(self) -> bool:
+        """Whether a pre-imported process waits to become the next worker."""
+        return self._host.launcher.standby_ready
+
+    def resolve(
+        self, model: str, *, version: int | None = None, alias: str | None = None, key: str = ""
+    ) -> ServedVersion:
         """Who answers. Raises InvalidRequest (field `model`: empty, and there are several), NotFound, Unavailable."""
-        return self._model(model).answer(version, alias)
+        return answer(self._model(model), version, alias, key)
 
     def status(self, model: str) -> ModelStatus:
         """One model; empty as in `resolve`. Raises InvalidRequest, NotFound, Unavailable."""
@@ -145,6 +83,28 @@ class ModelRegistry:
     def statuses(self) -> list[ModelStatus]:
         """Every model, sorted by name."""
         return [self.models[name].status for name in sorted(self.models)]
+
+    async def set_traffic(
+        self, model: str, weights: Mapping[int, int], *, ttl: float, reason: str, holds: bool
+    ) -> None:
+        """Split requests so. Unless it `holds`, it ends when the fleet decides anew."""
+        await operations.set_traffic(self._model(model), weights, ttl=ttl, reason=reason, holds=holds)
+
+    async def clear_traffic(self, model: str) -> None:
+        """Let the fleet decide again."""
+        await operations.clear_traffic(self._model(model))
+
+    async def rollback(self, model: str, *, ttl: float, reason: str) -> None:
+        """Go back to what served before, until the fleet decides anew."""
+        await operations.rollback(self._model(model), ttl=ttl, reason=reason)
+
+    async def load_version(self, model: str, version: int, *, ttl: float) -> None:
+        """Until it is ready."""
+        await operations.load_version(self._model(model), version, ttl=ttl)
+
+    async def unload_version(self, model: str, version: int) -> None:
+        """Begin to end a version without traffic."""
+        await operations.unload_version(self._model(model), version)
 
     def _model(self, name: str) -> ServedModel:
         name = name or self._default_name()
@@ -166,75 +126,60 @@ class ModelRegistry:
 
     async def _follow(self) -> None:
         while True:
-            try:
-                for found in await asyncio.to_thread(scan, self.config.models):
-                    self._reconcile(found)
-            except OSError as error:
-                logger.warning("%s cannot be read, looking again in a while: %s", self.config.models, error)
-            except Exception:
-                logger.exception("the look at %s failed, looking again in a while", self.config.models)
+            await self._take_in()
+            for model in list(self.models.values()):
+                try:
+                    model.look()
+                except Exception:
+                    logger.exception("the look at %s failed, looking again in a while", model.name)
+            # Not while another process loads: on few cores they would get into each other's way.
+            if not any(model.loads for model in self.models.values()):
+                self._host.launcher.refill()
             await asyncio.sleep(self.config.poll_interval)
 
-    def _reconcile(self, found: ScannedModel) -> None:
-        model = self.models.setdefault(found.name, ServedModel(name=found.name))
-        if model.aliases != found.aliases:
-            model.aliases = found.aliases
-            self._changed()
-        self._forget_superseded(model, found)
-        loop = asyncio.get_running_loop()
-        if model.wants(found, loop.time()):
-            model.move = loop.create_task(self._move(model, found))
-
-    async def _move(self, model: ServedModel, found: ScannedModel) -> None:
-        """Load the champion beside the version that serves, move new requests to it, let the old one end."""
-        version = self._add(model, found)
+    async def _take_in(self) -> None:
+        """What the directory says now. What cannot be read stays as it was known."""
+        refused = {name: model.quarantine.numbers for name, model in self.models.items()}
         try:
-            await version.load()
-        except ModelRefused as refusal:
-            model.refuse(found, refusal.reason, asyncio.get_running_loop().time())
+            found = await asyncio.to_thread(scan, self.config.models, refused)
+        except OSError as error:
+            self._say("", f"{self.config.models} cannot be read, looking again in a while: {error}")
             return
-        model.refused, model.backoff = None, Backoff(longest=LONGEST_RETRY)
-        if model.aliases.get(CHAMPION) != version.number:
-            self._retire(model, version)  # it was taken back meanwhile
-            return
-        before, model.serving = model.serving, version
-        version.enter(VersionState.SERVING)
-        if before is not None and before is not version and not before.is_refused:
-            self._retire(model, before)
-
-    def _retire(self, model: ServedModel, version: Version) -> None:
-        """In a task of its own: a long stream on an old version must not keep a newer one waiting."""
-
-        async def retire() -> None:
-            await version.retire()
-            del model.versions[version.number]
-            self._changed()
-
-        task = asyncio.get_running_loop().create_task(retire())
-        model.retiring.add(task)
-        task.add_done_callback(model.retiring.discard)
-
-    def _add(self, model: ServedModel, found: ScannedModel) -> Version:
-        version = Version(
-            model=model.name,
-            number=found.champion or 0,
-            path=found.path or self.config.models,
-            config=self.config,
-            metrics=self.metrics,
-            on_change=self._changed,
+        is_there = self.config.models.is_dir()
+        self._say(
+            "", "" if is_there else f"{self.config.models} cannot be read, looking again in a while: it is not there"
         )
-        model.versions[version.number] = version
-        return version
+        for name in self.models.keys() - {each.name for each in found} if is_there else ():
+            self._say(name, f"{name} is no longer in {self.config.models}; what serves goes on")
+        for each in found:
+            if isinstance(each, Unreadable):
+                self._say(each.name, f"{each.name}: passed over until it can be read: {each.why}")
+            else:
+                self._say(each.name, "")
+                self._take_in_model(each)
 
-    def _forget_superseded(self, model: ServedModel, found: ScannedModel) -> None:
-        """A version that was refused is shown for as long as it is the champion."""
-        gone = [number for number, each in model.versions.items() if each.is_refused and number != found.champion]
-        for number in gone:
-            del model.versions[number]
-            self.metrics.forget(model.name, number)
-        if gone:
-            model.refused = None
+    def _take_in_model(self, found: ScannedModel) -> None:
+        if found.name not in self.models:
+            if not found.paths:
+                return  # not a model yet, perhaps never
+            self.models[found.name] = ServedModel(
+                name=found.name, host=self._host, records=self._records, on_change=self._changed
+            )
+        model = self.models[found.name]
+        before, model.found = model.found, found
+        if before != replace(found, fingerprints=before.fingerprints):
             self._changed()
+
+    def _say(self, about: str, problem: str) -> None:
+        """In the log, once for as long as it stays the same."""
+        if problem and self._said.get(about) != problem:
+            logger.warning("%s", problem)
+        self._said[about] = problem
+
+    def _note_standby(self) -> None:
+        self.metrics.set_standby(self._host.launcher.standby_ready)
 
     def _changed(self) -> None:
+        for name, model in self.models.items():
+            self.metrics.set_override(name, model.override is not None)
         self.on_change(self.statuses())

@@ -1,51 +1,82 @@
 """One look at the model directory. Whatever is half-written, foreign or unreadable in it is passed over."""
 
-import logging
-from dataclasses import dataclass
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rhapsode_contract.model_directory import ModelDirectory, ModelDirectoryError, ModelFolder
 
-logger = logging.getLogger("rhapsode.models")
-
-CHAMPION = "champion"
-
-# Name, size and time of change of every file: what a refused version is compared with before it is tried again.
-Fingerprint = tuple[tuple[str, int, int], ...]
+_DECISIONS = ("aliases.json", "traffic.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedModel:
-    """A model of the directory: its aliases, and the champion's folder when that is complete."""
+    """A model of the directory: what the fleet decided, and where its complete versions are.
+
+    `decided_at` is when the fleet decided last, in Unix time; `fingerprints` are those of the versions asked for.
+    """
 
     name: str
-    aliases: dict[str, int]
-    champion: int | None = None
-    path: Path | None = None
-    fingerprint: Fingerprint = ()
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[int, int] = field(default_factory=dict)
+    paths: Mapping[int, Path] = field(default_factory=dict)
+    decided_at: float = 0.0
+    fingerprints: Mapping[int, str] = field(default_factory=dict)
 
 
-def scan(root: Path) -> list[ScannedModel]:
-    """Every model that can be read, sorted by name."""
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A model that cannot be read now, and why."""
+
+    name: str
+    why: str
+
+
+def scan(root: Path, refused: Mapping[str, Collection[int]]) -> list[ScannedModel | Unreadable]:
+    """Every model, sorted by name, with the fingerprints of its `refused` versions.
+
+    Raises OSError when the directory itself cannot be read.
+    """
     directory = ModelDirectory(root)
-    return [found for name in directory.models() if (found := _scan_model(directory.model(name)))]
+    return [_scan_model(directory.model(name), refused.get(name, ())) for name in directory.models()]
 
 
-def _scan_model(folder: ModelFolder) -> ScannedModel | None:
+def fingerprint(path: Path) -> str:
+    """Of name, size and time of change of every file below `path`: when it differs, a refused version is tried again.
+
+    Raises OSError.
+    """
+    lines = sorted(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in _stats(path))
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _scan_model(folder: ModelFolder, refused: Collection[int]) -> ScannedModel | Unreadable:
     try:
-        aliases = folder.aliases()
-        champion = aliases.get(CHAMPION)
-        if champion is None:
-            return ScannedModel(name=folder.name, aliases=aliases)
-        path = folder.version_path(champion)
+        paths = {number: folder.path / str(number) for number in folder.versions()}
         return ScannedModel(
-            name=folder.name, aliases=aliases, champion=champion, path=path, fingerprint=_fingerprint(path)
+            name=folder.name,
+            aliases=folder.aliases(),
+            weights=folder.traffic(),
+            paths=paths,
+            decided_at=max(_changed_at(folder.path / name) for name in _DECISIONS),
+            fingerprints={number: fingerprint(paths[number]) for number in refused if number in paths},
         )
     except (ModelDirectoryError, OSError) as error:
-        logger.warning("%s: passed over until the next look: %s", folder.name, error)
-        return None
+        return Unreadable(folder.name, str(error))
 
 
-def _fingerprint(path: Path) -> Fingerprint:
-    stats = [(str(file.relative_to(path)), file.stat()) for file in path.rglob("*")]
-    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _stats(path: Path) -> Iterator[tuple[str, os.stat_result]]:
+    for file in path.rglob("*"):
+        try:
+            yield str(file.relative_to(path)), file.stat()
+        except FileNotFoundError:  # removed between the two, or a link to nowhere
+            continue

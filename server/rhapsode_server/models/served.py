@@ -1,6 +1,6 @@
 """What can be asked of a version that serves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -75,6 +75,29 @@ class ServedVersion:
     defaults: GenerationDefaults
     limits: Limits
     engine: Submits
+    note_end: Callable[[str], None] = lambda outcome: None
+    """Hears how each request to it ended: `ok`, or what went wrong (`rpc` has the table)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSummary:
+    """What the trainer measured on held-out text; None for what it did not."""
+
+    bits_per_byte: float | None = None
+    perplexity: float | None = None
+    accepted: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """A process that runs a version. `process_id` is 0 while it is being started again."""
+
+    process_id: int
+    device: str
+    ready: bool
+    waiting: int = 0
+    running: int = 0
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +111,48 @@ class VersionStatus:
     device: str = ""
     parameter_count: int = 0
     limits: Limits | None = None
+    evaluation: EvaluationSummary | None = None
+    replicas: tuple[ReplicaStatus, ...] = ()
+
+
+class TrafficSource(Enum):
+    """Who decided how requests are split."""
+
+    NOTHING = "nothing"
+    CHAMPION = "champion"
+    PINNED = "pinned"
+    WEIGHTS = "weights"
+    OVERRIDE = "override"
+    FALLBACK = "fallback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficOverride:
+    """An operator's decision for this server. `expires_at` is Unix time in seconds.
+
+    `based_on` is the fleet's decision that it was made against: it ends when the fleet decides anew. None: it holds
+    whatever the fleet decides.
+    """
+
+    weights: Mapping[int, int]
+    expires_at: float
+    reason: str = ""
+    based_on: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
-    """A model of the directory: its aliases and the versions that this server knows, in ascending order."""
+    """A model of the directory: its aliases and the versions that this server knows, in ascending order.
+
+    `traffic` is how requests that name no version are split now, by version.
+    """
 
     name: str
     aliases: dict[str, int] = field(default_factory=dict)
     versions: tuple[VersionStatus, ...] = ()
+    traffic: Mapping[int, int] = field(default_factory=dict)
+    source: TrafficSource = TrafficSource.NOTHING
+    override: TrafficOverride | None = None
 
     @property
     def is_serving(self) -> bool:
@@ -106,11 +162,45 @@ class ModelStatus:
 class Models(Protocol):
     """The models of the directory, as `rpc` sees them."""
 
-    def resolve(self, model: str, *, version: int | None = None, alias: str | None = None) -> ServedVersion:
-        """Who answers. Raises InvalidRequest (field `model`: empty, and there are several), NotFound, Unavailable."""
+    def resolve(
+        self, model: str, *, version: int | None = None, alias: str | None = None, key: str = ""
+    ) -> ServedVersion:
+        """Who answers. Where traffic is split between versions, requests of one `key` go to the same one.
+
+        Raises InvalidRequest (field `model`: empty, and there are several), NotFound, Unavailable.
+        """
 
     def status(self, model: str) -> ModelStatus:
         """One model; empty as in `resolve`. Raises InvalidRequest, NotFound."""
 
     def statuses(self) -> list[ModelStatus]:
         """Every model, sorted by name."""
+
+
+class ModelAdmin(Protocol):
+    """What an operator may do to the models of this server.
+
+    All raise InvalidRequest (field `model`), NotFound, NotPossible. `ttl` is in seconds.
+    """
+
+    @property
+    def standby_ready(self) -> bool:
+        """Whether a pre-imported process waits to become the next worker."""
+
+    def status(self, model: str) -> ModelStatus: ...
+
+    def statuses(self) -> list[ModelStatus]: ...
+
+    async def set_traffic(
+        self, model: str, weights: Mapping[int, int], *, ttl: float, reason: str, holds: bool
+    ) -> None:
+        """Split requests so. Unless it `holds`, it ends when the fleet decides anew."""
+
+    async def clear_traffic(self, model: str) -> None: ...
+
+    async def rollback(self, model: str, *, ttl: float, reason: str) -> None: ...
+
+    async def load_version(self, model: str, version: int, *, ttl: float) -> None:
+        """Until it is ready."""
+
+    async def unload_version(self, model: str, version: int) -> None: ...

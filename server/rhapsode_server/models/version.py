@@ -2,72 +2,100 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rhapsode_contract.model_directory import VerificationError, verify_version
 
 from rhapsode_server.config import ServerConfig
+from rhapsode_server.engine.engine import EngineStats
 from rhapsode_server.engine.options import EngineOptions
-from rhapsode_server.engine.refusal import OUT_OF_MEMORY, ModelRefused
-from rhapsode_server.errors import WorkerLost
+from rhapsode_server.engine.refusal import LOAD_TIMEOUT, OUT_OF_MEMORY, ModelRefused
 from rhapsode_server.metrics import Metrics
-from rhapsode_server.models.files import read_files
+from rhapsode_server.models.devices import DevicePool, Place
+from rhapsode_server.models.evaluation import read_evaluation
+from rhapsode_server.models.files import VersionFiles, read_files
 from rhapsode_server.models.limits import Limits
-from rhapsode_server.models.served import ServedVersion, VersionState, VersionStatus
+from rhapsode_server.models.probation import FAILURES, WORKER_CRASHED, Vitals
+from rhapsode_server.models.replica import UNEXPECTED, UNREADABLE, Replica
+from rhapsode_server.models.routing import Router
+from rhapsode_server.models.scan import fingerprint
+from rhapsode_server.models.served import (
+    EvaluationSummary,
+    ServedVersion,
+    VersionState,
+    VersionStatus,
+)
+from rhapsode_server.workers.exits import ExitReason
+from rhapsode_server.workers.launcher import Launcher
 from rhapsode_server.workers.messages import Ready
 from rhapsode_server.workers.worker import Worker
 
 logger = logging.getLogger("rhapsode.models")
 
-WORKER_CRASHED = "worker_crashed"
-UNREADABLE = "unreadable"
-UNEXPECTED = "unexpected_failure"
-PASSING_REASONS = frozenset({OUT_OF_MEMORY, UNREADABLE, UNEXPECTED, WORKER_CRASHED})
-"""Refusals that say nothing against the version's files: it is tried again."""
-
-MAX_LOAD_ATTEMPTS = 3
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+PASSING_REASONS = frozenset({OUT_OF_MEMORY, LOAD_TIMEOUT, UNREADABLE, UNEXPECTED, WORKER_CRASHED})
+"""Refusals while loading that say nothing against the version's files: it is tried again."""
 
 
-@dataclass(slots=True)
-class Backoff:
-    """Pauses in seconds: none, then `FIRST_DELAY`, doubling up to `longest`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What the versions of a server share."""
 
-    longest: float = LONGEST_DELAY
-    _num_pauses: int = 0
-
-    def pause(self) -> float:
-        self._num_pauses += 1
-        if self._num_pauses == 1:
-            return 0.0
-        return min(self.longest, FIRST_DELAY * 2.0 ** min(self._num_pauses - 2, 20))
+    config: ServerConfig
+    metrics: Metrics
+    launcher: Launcher
+    devices: DevicePool
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Version:
-    """A version and the worker that runs it. `on_change` is called after each change of state."""
+    """A version and the workers that run it.
+
+    `on_change` is called after each change of state, `on_worker` when a worker was lost or came back, `on_failure` when
+    a request failed, `on_refused` when it can no longer run.
+    """
 
     model: str
     number: int
     path: Path
-    config: ServerConfig
-    metrics: Metrics
+    host: Host
     on_change: Callable[[], None]
+    on_worker: Callable[[], None]
+    on_failure: Callable[[], None]
+    on_refused: Callable[["Version", ModelRefused], None]
     state: VersionState = VersionState.DISCOVERED
     refusal: ModelRefused | None = None
-    served: ServedVersion | None = None
+    fingerprint: str = ""
+    vitals: Vitals = field(default_factory=Vitals)
+    swap_began_at: float | None = None
+    start_kind: str = "cold"
+    """cold, standby, or warm when it was loaded for an earlier swap."""
+    _served: ServedVersion | None = None
+    _evaluation: EvaluationSummary | None = None
     _facts: Ready | None = None
-    _worker: Worker | None = None
-    _restart: "asyncio.Task[None] | None" = None
-    _backoff: Backoff = field(default_factory=Backoff)
-    _up_since: float = 0.0
+    _router: Router = field(default_factory=lambda: Router([]))
+    _latest: dict[Place, EngineStats] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} version {self.number}"
+
+    @property
+    def served(self) -> ServedVersion | None:
+        """To answer requests; None while it cannot."""
+        takes_requests = self.state in (VersionState.READY, VersionState.SERVING)
+        return self._served if takes_requests and self._router.is_ready else None
 
     @property
     def status(self) -> VersionStatus:
-        status = VersionStatus(version=self.number, state=self.state, reason=str(self.refusal or ""))
+        status = VersionStatus(
+            version=self.number,
+            state=self.state,
+            reason=str(self.refusal or ""),
+            evaluation=self._evaluation,
+            replicas=tuple(replica.status for replica in self._router.replicas),
+        )
         if self._facts is None:
             return status
         return replace(
@@ -75,156 +103,213 @@ class Version:
             dtype=self._facts.dtype,
             device=self._facts.device,
             parameter_count=self._facts.parameter_count,
-            limits=self.served.limits if self.served else None,
+            limits=self._served.limits if self._served else None,
         )
 
-    @property
-    def is_refused(self) -> bool:
-        return self.refusal is not None
-
     async def load(self) -> None:
-        """Verify, load and prove. Raises ModelRefused, after which it is quarantined."""
-        async with self._quarantined_on_failure():
+        """Verify, load and prove. Raises ModelRefused: whoever called decides what becomes of it."""
+        try:
             await self._verify()
-            await self._start_worker(MAX_LOAD_ATTEMPTS)
-            self.enter(VersionState.READY)
+            files = await asyncio.to_thread(read_files, self.path)
+            self._evaluation = await asyncio.to_thread(read_evaluation, self.path)
+            self._facts = facts = await self._start_replicas(files.tokenizer.vocabulary_size)
+        except ModelRefused:
+            raise
+        except Exception as error:
+            logger.exception("%s: unexpected failure", self.name)
+            raise ModelRefused(UNEXPECTED, f"{type(error).__name__}: {error}") from error
+        self._served, self.start_kind = self._made_served(files, facts), self._router.kind_of_start
+        if facts.canary:
+            logger.info("%s: %s", self.name, facts.canary)
+        self.enter(VersionState.READY)
+
+    def revive(self) -> bool:
+        """Stop draining, if its workers are still there."""
+        if self.state is not VersionState.DRAINING or not self._router.is_ready:
+            return False
+        for each in self._router.replicas:
+            each.keeps_up = True
+        self.enter(VersionState.READY)
+        return True
+
+    def drain(self) -> None:
+        """From now on it takes no requests; `retire` then lets its streams end."""
+        self._let_go(VersionState.DRAINING)
 
     async def retire(self) -> None:
-        """Let the streams end, then end the worker."""
-        self.enter(VersionState.DRAINING)
-        if self._worker:
-            await self._worker.idle.wait()
+        """Let the streams end, then end the workers."""
+        await self._router.until_idle()
         await self.stop()
         self.enter(VersionState.UNLOADED)
-        self.metrics.forget(self.model, self.number)
+        self.host.metrics.forget(self.model, self.number)
 
-    async def quarantine(self, refusal: ModelRefused) -> None:
-        self.served = None
+    def refuse(self, refusal: ModelRefused) -> None:
+        """From now on it takes no requests; `end` then lets its streams end."""
         self.refusal = refusal
-        self.metrics.count_quarantine(self.model, refusal.reason)
-        logger.error("%s version %d is quarantined: %s", self.model, self.number, refusal)
-        await self._stop_worker()
-        self.enter(VersionState.QUARANTINED)
+        self.host.metrics.count_quarantine(self.model, refusal.reason)
+        logger.error("%s is quarantined: %s", self.name, refusal)
+        self._let_go(VersionState.QUARANTINED)
+
+    async def end(self) -> None:
+        """Let the streams end, then end the workers; when cancelled, at once."""
+        try:
+            await self._router.until_idle()
+        finally:
+            await self.stop()
+            self.on_change()
 
     async def stop(self) -> None:
-        """End the worker; its open streams fail."""
-        self.served = None
-        if self._restart:
-            self._restart.cancel()
-            await asyncio.gather(self._restart, return_exceptions=True)
-        await self._stop_worker()
+        """End the workers; open streams fail."""
+        self._let_go(self.state)
+        replicas, self._router = self._router.replicas, Router([])
+        await asyncio.gather(*(replica.stop() for replica in replicas))
 
     def enter(self, state: VersionState) -> None:
         self.state = state
-        self.metrics.set_version_state(self.model, self.number, state.value)
-        logger.info("%s version %d: %s", self.model, self.number, state.value)
+        self.host.metrics.set_version_state(self.model, self.number, state.value)
+        logger.info("%s: %s", self.name, state.value)
         self.on_change()
 
-    @asynccontextmanager
-    async def _quarantined_on_failure(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except ModelRefused as refusal:
-            await self.quarantine(refusal)
-            raise
-        except Exception as error:
-            logger.exception("%s version %d: unexpected failure", self.model, self.number)
-            unexpected = ModelRefused(UNEXPECTED, f"{type(error).__name__}: {error}")
-            await self.quarantine(unexpected)
-            raise unexpected from error
+    def enter_if_other(self, state: VersionState) -> None:
+        if state is not self.state:
+            self.enter(state)
+
+    def _let_go(self, state: VersionState) -> None:
+        for each in self._router.replicas:
+            each.keeps_up = False
+        self.enter_if_other(state)
 
     async def _verify(self) -> None:
-        self.enter(VersionState.VERIFYING)
+        self._enter_unless_live(VersionState.VERIFYING)
         try:
+            self.fingerprint = await asyncio.to_thread(fingerprint, self.path)
             await asyncio.to_thread(verify_version, self.path)
         except VerificationError as error:
+            if not await asyncio.to_thread(self.path.is_dir):
+                raise ModelRefused(UNREADABLE, "its folder is gone; is the model directory mounted?") from error
             raise ModelRefused(error.reason, f"{error.file}: {error.detail}") from error
         except OSError as error:
             raise ModelRefused(UNREADABLE, f"its files cannot be read: {error}") from error
+        self._enter_unless_live(VersionState.LOADING)
 
-    async def _start_worker(self, attempts: int | None) -> None:
-        """Try until it runs, `attempts` times at most, with growing pauses. Raises ModelRefused."""
-        num_losses = 0
-        while True:
-            try:
-                return await self._start_worker_once()
-            except WorkerLost:
-                num_losses += 1
-                if num_losses == attempts:
-                    detail = f"the engine process ended {attempts} times before it was ready; its log says why"
-                    raise ModelRefused(WORKER_CRASHED, detail) from None
-                await asyncio.sleep(self._backoff.pause())
+    async def _start_replicas(self, vocabulary_size: int) -> Ready:
+        replicas = [self._make_replica(vocabulary_size) for _ in range(self.host.config.replicas)]
+        self._router = Router(replicas)
+        starts = [asyncio.ensure_future(replica.start()) for replica in replicas]
+        try:
+            return (await asyncio.gather(*starts))[0]
+        finally:
+            # If one was refused, the others need not go on.
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
 
-    async def _start_worker_once(self) -> None:
-        self.enter(VersionState.LOADING)
-        files = await asyncio.to_thread(read_files, self.path)
-        vocabulary_size = files.tokenizer.vocabulary_size
-        self._worker = worker = self._make_worker(vocabulary_size)
-        self._facts = facts = await worker.start()
-        self._up_since = asyncio.get_running_loop().time()
-        self.served = ServedVersion(
+    def _make_replica(self, vocabulary_size: int) -> Replica:
+        return Replica(
+            name=self.name,
+            place=self.host.devices.take(),
+            make_worker=lambda place, on_lost: self._make_worker(vocabulary_size, place, on_lost),
+            before_restart=self._verify,
+            on_lost=self._lost,
+            on_back=self._back,
+            on_refused=self._replica_refused,
+        )
+
+    def _make_worker(self, vocabulary_size: int, place: Place, on_lost: Callable[[ExitReason], None]) -> Worker:
+        config, metrics = self.host.config, self.host.metrics
+        options = EngineOptions(
+            path=str(self.path),
+            vocabulary_size=vocabulary_size,
+            device=place.device.name,
+            dtype=config.dtype,
+            quantization=config.quantization,
+            threads=place.device.threads,
+            max_sequences=config.max_sequences,
+            max_batch_tokens=config.max_batch_tokens,
+            kv_cache_memory=config.kv_cache_memory,
+            device_memory_fraction=config.device_memory_fraction,
+        )
+        return Worker(
+            options=options,
+            max_queued_requests=config.max_queued_requests,
+            max_queued_tokens=config.max_queued_tokens,
+            launcher=self.host.launcher,
+            load_timeout=config.load_timeout,
+            step_timeout=config.step_timeout,
+            on_step=lambda stats, seconds: self._note_step(place, stats, seconds),
+            on_stage=lambda stage: self._enter_unless_live(VersionState(stage)),
+            on_lost=on_lost,
+            on_exit=lambda reason: metrics.count_worker_exit(self.model, self.number, reason),
+        )
+
+    def _made_served(self, files: VersionFiles, facts: Ready) -> ServedVersion:
+        config = self.host.config
+        return ServedVersion(
             model=self.model,
             version=self.number,
             tokenizer=files.tokenizer,
             chat_template=files.chat_template,
             postprocess=files.postprocess,
             defaults=files.defaults,
-            limits=self._limits(facts, vocabulary_size),
-            engine=worker,
+            limits=Limits(
+                context_length=facts.context_length,
+                vocabulary_size=files.tokenizer.vocabulary_size,
+                max_sequences=config.max_sequences,
+                max_queued_requests=config.max_queued_requests,
+                max_queued_tokens=config.max_queued_tokens,
+            ),
+            engine=self._router,
+            note_end=self._note_end,
         )
 
-    def _make_worker(self, vocabulary_size: int) -> Worker:
-        config = self.config
-        options = EngineOptions(
-            path=str(self.path),
-            vocabulary_size=vocabulary_size,
-            device=config.device,
-            dtype=config.dtype,
-            threads=config.threads,
-            max_sequences=config.max_sequences,
-            max_batch_tokens=config.max_batch_tokens,
-            kv_cache_memory=config.kv_cache_memory,
-        )
-        return Worker(
-            options=options,
-            max_queued_requests=config.max_queued_requests,
-            max_queued_tokens=config.max_queued_tokens,
-            on_step=lambda stats, seconds: self.metrics.observe_step(self.model, self.number, stats, seconds),
-            on_warming=lambda: self.enter(VersionState.WARMING),
-            on_lost=self._lost,
-        )
+    def _enter_unless_live(self, state: VersionState) -> None:
+        """A version that answers by another replica stays what it is."""
+        if not self._router.is_ready and not self.refusal:
+            self.enter_if_other(state)
 
-    def _limits(self, facts: Ready, vocabulary_size: int) -> Limits:
-        return Limits(
-            context_length=facts.context_length,
-            vocabulary_size=vocabulary_size,
-            max_sequences=self.config.max_sequences,
-            max_queued_requests=self.config.max_queued_requests,
-            max_queued_tokens=self.config.max_queued_tokens,
-        )
+    def _note_step(self, place: Place, stats: EngineStats, seconds: float) -> None:
+        self._latest[place] = stats
+        self.host.metrics.observe_step(self.model, self.number, _together(stats, self._latest.values()), seconds)
+        self.vitals.note_step(stats, seconds)
+        if self.swap_began_at is not None and stats.batch_rows:
+            took = asyncio.get_running_loop().time() - self.swap_began_at
+            self.host.metrics.observe_swap(self.model, self.start_kind, took)
+            self.swap_began_at = None
 
-    def _lost(self) -> None:
-        self.served = None
-        self.metrics.engine_lost(self.model, self.number)
-        if self.state is VersionState.DRAINING:
-            return
-        self.metrics.count_worker_restart(self.model, self.number)
-        logger.error("%s version %d: its engine process ended; it is started again", self.model, self.number)
-        self._restart = asyncio.get_running_loop().create_task(self._come_back())
+    def _note_end(self, outcome: str) -> None:
+        self.vitals.note_end(outcome)
+        if outcome in FAILURES:
+            self.on_failure()
 
-    async def _come_back(self) -> None:
-        """Start again, at once the first time, then after pauses that grow while it does not stay up."""
-        if asyncio.get_running_loop().time() - self._up_since > LONGEST_DELAY:
-            self._backoff = Backoff()
-        self.enter(VersionState.LOADING)
-        await asyncio.sleep(self._backoff.pause())
-        with suppress(ModelRefused):
-            async with self._quarantined_on_failure():
-                await self._verify()
-                await self._start_worker(None)
-                self.enter(VersionState.SERVING)
+    def _lost(self, reason: ExitReason) -> None:
+        metrics = self.host.metrics
+        metrics.engine_lost(self.model, self.number)
+        metrics.count_worker_restart(self.model, self.number)
+        self.vitals.note_crash(reason)
+        # First, so that another version takes over before this one is seen to have left.
+        self.on_worker()
+        self._enter_unless_live(VersionState.LOADING)
 
-    async def _stop_worker(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker:
-            await worker.stop()
+    def _back(self) -> None:
+        if self.state is not VersionState.SERVING:
+            self.enter_if_other(VersionState.READY)
+        self.on_worker()
+
+    def _replica_refused(self, refusal: ModelRefused) -> bool:
+        """Whether that is its end: not while others answer."""
+        if self._router.is_ready:
+            logger.warning("%s: a replica cannot be started again for now: %s", self.name, refusal)
+            return False
+        self.on_refused(self, refusal)
+        return True
+
+
+def _together(step: EngineStats, latest: Collection[EngineStats]) -> EngineStats:
+    """What a step computed, with the books of all replicas."""
+    return replace(
+        step,
+        waiting=sum(each.waiting for each in latest),
+        running=sum(each.running for each in latest),
+        blocks_used=sum(each.blocks_used for each in latest),
+        blocks_total=sum(each.blocks_total for each in latest),
+    )

@@ -9,14 +9,22 @@ from typing import Protocol
 
 from rhapsode_server.config import ServerConfig
 from rhapsode_server.metrics import Metrics, MetricsServer
-from rhapsode_server.models.served import Models, ModelStatus
+from rhapsode_server.models.served import ModelStatus
 from rhapsode_server.rpc.health import HealthService
-from rhapsode_server.rpc.server import SERVICES, CannotListen, Server, join_address
+from rhapsode_server.rpc.rotation import Rotation
+from rhapsode_server.rpc.server import (
+    ADMIN_SERVICE,
+    SERVICES,
+    AdministeredModels,
+    CannotListen,
+    Server,
+    join_address,
+)
 
 logger = logging.getLogger("rhapsode.rpc")
 
 
-class RunningModels(Models, Protocol):
+class RunningModels(AdministeredModels, Protocol):
     """Models that follow the model directory between `start` and `stop`."""
 
     async def start(self) -> None:
@@ -67,14 +75,15 @@ class Shutdown:
 
 async def serve(config: ServerConfig, make_models: MakeModels) -> None:
     """Serve until SIGTERM or SIGINT. Raises CannotListen."""
-    shutdown, metrics, health = Shutdown(), Metrics(), HealthService(SERVICES)
+    shutdown, metrics = Shutdown(), Metrics()
+    health = HealthService(SERVICES, alive=(ADMIN_SERVICE,) if config.admin_address else ())
     models = make_models(config=config, metrics=metrics, on_change=health.update)
     server = Server(config, models, metrics, health)
     with shutdown.on_signals(), _metrics_server(config, metrics) as metrics_server:
         async with _running(server, models):
             _announce(config, server, metrics_server)
             await shutdown.asked.wait()
-            await _drain(config, server, health, shutdown)
+            await _drain(config, server.rotation, shutdown)
     logger.info("stopped")
 
 
@@ -90,13 +99,13 @@ async def _running(server: Server, models: RunningModels) -> AsyncIterator[None]
         await server.stop()
 
 
-async def _drain(config: ServerConfig, server: Server, health: HealthService, shutdown: Shutdown) -> None:
-    health.drain()
+async def _drain(config: ServerConfig, rotation: Rotation, shutdown: Shutdown) -> None:
+    rotation.begin_shutdown()
     await shutdown.patience(asyncio.sleep(config.shutdown_delay))
-    server.refuse_new_calls()
-    logger.info("draining", extra={"fields": {"open_calls": server.num_open_calls}})
-    if not await shutdown.patience(server.calls_finished(), config.drain_timeout):
-        logger.warning("calls are cut off", extra={"fields": {"open_calls": server.num_open_calls}})
+    rotation.refuse_new_calls()
+    logger.info("draining", extra={"fields": {"open_calls": rotation.num_open_calls}})
+    if not await shutdown.patience(rotation.calls_finished(), config.drain_timeout):
+        logger.warning("calls are cut off", extra={"fields": {"open_calls": rotation.num_open_calls}})
 
 
 @contextmanager
@@ -119,6 +128,7 @@ def _announce(config: ServerConfig, server: Server, metrics_server: MetricsServe
     places: Sequence[str] = (
         f"gRPC on {server.address}",
         *([f"metrics on {metrics_server.url}"] if metrics_server else ()),
+        *([f"admin on {server.admin_address}"] if server.admin_address else ()),
         *([f"health on {server.health_address}"] if server.health_address else ()),
     )
     logger.info("serving %s: %s", config.models, ", ".join(places))

@@ -6,12 +6,15 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from rhapsode_server.engine.request import FinishReason
 from rhapsode_server.metrics import Metrics
 from rhapsode_server.models.served import ServedVersion
 from rhapsode_server.workers.stream import TokenStream
 
 REQUEST_ID_KEY = "x-request-id"
+TRAFFIC_KEY_KEY = "x-traffic-key"
 
+_NOT_FINITE = FinishReason.NOT_FINITE.value
 _REQUEST_ID = re.compile(r"[ -~]{1,128}")
 
 
@@ -25,26 +28,36 @@ class Call:
     """A call of one of our services, or a completion of a batch, which has a `branch` of its call.
 
     Times are `time.monotonic()` seconds; `tokens` are those of a generation. `deadline` is when the caller gives up.
+    Where traffic is split between versions, calls of one `traffic_key` go to the same one. `details` go to the log.
     """
 
     method: str
     request_id: str = field(default_factory=lambda: secrets.token_hex(16))
     arrived_at: float = field(default_factory=time.monotonic)
     deadline: float | None = None
+    traffic_key: str = ""
     model: str = ""
     version: int | None = None
+    served: ServedVersion | None = None
     finish_reason: str = ""
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
     tokens: TokenStream | None = None
     last_tokens_at: float | None = None
+    details: dict[str, object] = field(default_factory=dict)
 
     def branch(self) -> "Call":
         """One of many answers of this call."""
-        return Call(method=self.method, request_id=self.request_id, arrived_at=self.arrived_at, deadline=self.deadline)
+        return Call(
+            method=self.method,
+            request_id=self.request_id,
+            arrived_at=self.arrived_at,
+            deadline=self.deadline,
+            traffic_key=self.traffic_key,
+        )
 
     def answered_by(self, version: ServedVersion) -> None:
-        self.model, self.version = version.model, version.version
+        self.model, self.version, self.served = version.model, version.version, version
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -71,6 +84,8 @@ class Call:
 
 def count_completion(metrics: Metrics, call: Call, outcome: str) -> None:
     """A completion, or the call that was to bring it, ended with `outcome`."""
+    if call.served is not None:
+        call.served.note_end(_NOT_FINITE if call.finish_reason == _NOT_FINITE else outcome)
     metrics.count_request(call.model, "" if call.version is None else call.version, outcome, call.finish_reason)
     if call.tokens is not None and call.version is not None:
         metrics.observe_request(

@@ -38,6 +38,7 @@ OUTCOMES: Mapping[type[errors.ServingError], Outcome] = {
     errors.ModelNotFound: Outcome(StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "invalid"),
     errors.VersionNotFound: Outcome(StatusCode.NOT_FOUND, "VERSION_NOT_FOUND", "invalid"),
     errors.AliasNotFound: Outcome(StatusCode.NOT_FOUND, "ALIAS_NOT_FOUND", "invalid"),
+    errors.NotPossible: Outcome(StatusCode.FAILED_PRECONDITION, "NOT_POSSIBLE", "invalid"),
     errors.NotFiniteLogits: Outcome(StatusCode.INTERNAL, "NOT_FINITE_LOGITS", "error"),
     errors.DeadlinePassed: Outcome(StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED", "deadline"),
     errors.TryAgain: Outcome(StatusCode.UNAVAILABLE, "UNAVAILABLE", "unavailable"),

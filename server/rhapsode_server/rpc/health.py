@@ -1,8 +1,8 @@
 """grpc.health.v1: whether the process lives, and what is ready to answer.
 
-    startup, liveness             SERVING as soon as the process listens: an empty model directory is no reason for
-                                  Kubernetes to restart a pod
-    "", readiness, each service   SERVING while at least one model serves and the server does not shut down
+    startup, liveness, those of   SERVING as soon as the process listens: an empty model directory is no reason for
+    `alive`                       Kubernetes to restart a pod
+    "", readiness, each service   SERVING while at least one model serves and the server is in rotation
     model/<name>                  SERVING while that model serves
 
 The servicer that grpcio ships says SERVING for "" before anything is ready, and when one of several watchers of a name
@@ -31,13 +31,14 @@ _SETTLED = frozenset({VersionState.SERVING, VersionState.UNLOADED, VersionState.
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """`services` are the full names of the gRPC services that depend on the models."""
+    """`services` are the full names of the gRPC services that depend on the models, `alive` of those that do not."""
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(self, services: Sequence[str], alive: Sequence[str] = ()) -> None:
+        self._alive_names = (*_ALIVE, *alive)
         self._ready_names = ("", "readiness", *services)
         self._statuses: dict[str, int] = {}
         self._changed = asyncio.Event()
-        self._draining = False
+        self._draining = ""
         self._said = ""
         self._models: Sequence[ModelStatus] = ()
         self.update(())
@@ -60,16 +61,20 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """Take over what the models' states are now."""
         self._models = models
         is_ready = any(model.is_serving for model in models) and not self._draining
-        statuses = dict.fromkeys(_ALIVE, _status(True))
+        statuses = dict.fromkeys(self._alive_names, _status(True))
         statuses.update(dict.fromkeys(self._ready_names, _status(is_ready)))
         statuses.update({f"model/{model.name}": _status(model.is_serving and not self._draining) for model in models})
         self._publish(statuses)
         self._say("SERVING" if is_ready else f"NOT_SERVING: {self._waiting_for(models)}")
 
-    def drain(self) -> None:
-        """The server shuts down: nothing but the process itself is SERVING any more."""
-        self._draining = True
+    def drain(self, reason: str) -> None:
+        """The server leaves the rotation: nothing but the process itself is SERVING any more."""
+        self._draining = reason
         self.update(self._models)
+
+    def resume(self) -> None:
+        """It is back in the rotation."""
+        self.drain("")
 
     def _publish(self, statuses: dict[str, int]) -> None:
         if statuses != self._statuses:
@@ -84,8 +89,8 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def _waiting_for(self, models: Sequence[ModelStatus]) -> str:
         if self._draining:
-            return "the server is shutting down"
-        return ", ".join(_unsettled(models)) or "waiting for the first version to be published"
+            return self._draining
+        return "; ".join(_unsettled(models)) or "waiting for the first version to be published"
 
 
 def _unsettled(models: Iterable[ModelStatus]) -> Iterable[str]:

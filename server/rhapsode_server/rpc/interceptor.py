@@ -14,7 +14,14 @@ from google.protobuf.message import DecodeError, Message
 
 from rhapsode_server.errors import InvalidRequest
 from rhapsode_server.metrics import Metrics
-from rhapsode_server.rpc.call import REQUEST_ID_KEY, Call, count_completion, current_call, is_request_id
+from rhapsode_server.rpc.call import (
+    REQUEST_ID_KEY,
+    TRAFFIC_KEY_KEY,
+    Call,
+    count_completion,
+    current_call,
+    is_request_id,
+)
 from rhapsode_server.rpc.errors import BUG, message_of, outcome_of, trailing_metadata
 from rhapsode_server.rpc.open_calls import OpenCalls
 
@@ -73,7 +80,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return response
 
     async def _run(self, method: "_Method", call: Call, raw: bytes, context: Context) -> Message | None:
-        _adopt_request_id(call, _metadata_request_id(context))
+        _adopt_request_id(call, _metadata(context, REQUEST_ID_KEY))
+        call.traffic_key = _metadata(context, TRAFFIC_KEY_KEY)
         if method.path.startswith(_REFUSED_WHILE_DRAINING):
             self._open_calls.check_admission()
         request = _parsed(method.parse, raw)
@@ -105,7 +113,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics.count_call(call.method, outcome)
         if call.method in _GENERATES:
             count_completion(self._metrics, call, outcome)
-        logger.info("request", extra={"fields": {**_log_fields(call, outcome), **more}})
+        elif call.method == "Score" and call.served is not None:
+            call.served.note_end(outcome)
+        # `rhapsode admin status --watch` asks every second.
+        level = logging.DEBUG if (call.method, outcome) == ("GetStatus", "ok") else logging.INFO
+        logger.log(level, "request", extra={"fields": {**_log_fields(call, outcome), **more}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +140,8 @@ def _parsed(deserialize: Callable[[bytes], Message], raw: bytes) -> Message:
         raise InvalidRequest.of("request", f"the message cannot be read: {error}") from None
 
 
-def _metadata_request_id(context: Context) -> str:
-    return next((str(value) for key, value in context.invocation_metadata() or () if key == REQUEST_ID_KEY), "")
+def _metadata(context: Context, wanted: str) -> str:
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == wanted), "")
 
 
 def _adopt_request_id(call: Call, request_id: str) -> None:
@@ -167,6 +179,7 @@ def _log_fields(call: Call, outcome: str) -> dict[str, Any]:
         "queue_ms": _milliseconds(call.queue),
         "first_token_ms": _milliseconds(call.first_token),
         "total_ms": _milliseconds(call.total),
+        **call.details,
     }
     return {name: value for name, value in fields.items() if value not in (None, "", 0)}
 

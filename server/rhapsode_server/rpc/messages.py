@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from rhapsode.v1 import admin_pb2, models_pb2
 from rhapsode.v1 import generation_pb2 as pb
-from rhapsode.v1 import models_pb2
 
 from rhapsode_server.models.limits import Limits
-from rhapsode_server.models.served import ModelStatus, VersionStatus
+from rhapsode_server.models.served import EvaluationSummary, ModelStatus, TrafficOverride, TrafficSource, VersionStatus
 from rhapsode_server.rpc.call import Call
 from rhapsode_server.text.tokenizer import Piece
 
@@ -80,7 +81,27 @@ def token(piece: Piece) -> pb.Token:
 
 def model(status: ModelStatus) -> models_pb2.Model:
     versions = [_model_version(version) for version in status.versions]
-    return models_pb2.Model(name=status.name, aliases=status.aliases, versions=versions)
+    return models_pb2.Model(name=status.name, aliases=status.aliases, versions=versions, traffic=status.traffic)
+
+
+def model_admin(status: ModelStatus) -> admin_pb2.ModelAdminStatus:
+    return admin_pb2.ModelAdminStatus(
+        model=model(status),
+        traffic_source=_traffic_source(status.source),
+        override=_override(status.override) if status.override else None,
+        replicas=[
+            admin_pb2.Replica(version=version.version, **asdict(replica))
+            for version in status.versions
+            for replica in version.replicas
+        ],
+    )
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """Of Unix time."""
+    made = Timestamp()
+    made.FromNanoseconds(round(seconds * 1e9))
+    return made
 
 
 def _model_version(status: VersionStatus) -> models_pb2.ModelVersion:
@@ -92,11 +113,29 @@ def _model_version(status: VersionStatus) -> models_pb2.ModelVersion:
         device=status.device,
         parameter_count=status.parameter_count,
         limits=_limits(status.limits) if status.limits else None,
+        evaluation=_evaluation(status.evaluation) if status.evaluation else None,
     )
 
 
 def _limits(limits: Limits) -> models_pb2.Limits:
     return models_pb2.Limits(**asdict(limits))
+
+
+def _evaluation(summary: EvaluationSummary) -> models_pb2.Evaluation:
+    return models_pb2.Evaluation(**asdict(summary))
+
+
+def _traffic_source(source: TrafficSource) -> str:
+    return f"TRAFFIC_SOURCE_{'UNSPECIFIED' if source is TrafficSource.NOTHING else source.name}"
+
+
+def _override(override: TrafficOverride) -> admin_pb2.TrafficOverride:
+    return admin_pb2.TrafficOverride(
+        weights=override.weights,
+        until_fleet_decides=override.based_on is not None,
+        expires_at=timestamp(override.expires_at),
+        reason=override.reason,
+    )
 
 
 def _duration(seconds: float | None) -> Duration | None:

@@ -8,13 +8,13 @@ from rhapsode_server.errors import Draining
 
 
 class OpenCalls:
-    """Counts the calls in progress, so that a shutdown can refuse new ones and wait for these."""
+    """Counts the calls in progress, so that the server can refuse new ones and wait for these."""
 
     def __init__(self) -> None:
         self._count = 0
         self._none_open = asyncio.Event()
         self._none_open.set()
-        self._draining = False
+        self._refusal = ""
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -32,14 +32,23 @@ class OpenCalls:
     def count(self) -> int:
         return self._count
 
-    def check_admission(self) -> None:
-        """Raises Draining once draining."""
-        if self._draining:
-            raise Draining("the server is shutting down")
+    @property
+    def is_draining(self) -> bool:
+        """Whether new calls are refused."""
+        return bool(self._refusal)
 
-    def drain(self) -> None:
-        """Refuse new calls from now on."""
-        self._draining = True
+    def check_admission(self) -> None:
+        """Raises Draining while draining."""
+        if self._refusal:
+            raise Draining(self._refusal)
+
+    def drain(self, reason: str) -> None:
+        """Refuse new calls from now on; callers are told the reason."""
+        self._refusal = reason
+
+    def resume(self) -> None:
+        """Take new calls again."""
+        self._refusal = ""
 
     async def finished(self) -> None:
         """Wait until no call is open."""

@@ -23,6 +23,7 @@ def resolve(models: Models, request: Selecting, call: Call) -> ServedVersion:
         request.model,
         version=request.version if selector == "version" else None,
         alias=request.alias if selector == "alias" else None,
+        key=call.traffic_key or call.request_id,
     )
     call.answered_by(version)
     return version

@@ -41,6 +41,16 @@ class Admission:
     _waiting: dict[int, _Ticket] = field(default_factory=dict)  # by request id, in order of arrival
     _running: dict[int, _Ticket] = field(default_factory=dict)
     _rate: WorkRate = field(default_factory=WorkRate)
+    num_tokens: int = 0
+    """Of all requests that wait or run, prompts and completions."""
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._preparing) + len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
 
     def admit(self, request: EngineRequest) -> None:
         """Take a request. Raises Overloaded, DeadlineUnreachable."""
@@ -54,6 +64,7 @@ class Admission:
             raise DeadlineUnreachable(f"it would begin in {wait:.1f} s, after its deadline", retry_after=wait)
         ticket = _Ticket(num_tokens, len(request.prompt_ids), request.priority, now - request.priority)
         (self._preparing if is_constrained else self._waiting)[request.request_id] = ticket
+        self.num_tokens += num_tokens
 
     def note_prepared(self, request_id: int) -> None:
         """Its constraint is ready: from now on it waits for the engine."""
@@ -67,11 +78,13 @@ class Admission:
 
     def end(self, request_id: int, num_generated: int) -> None:
         """It has ended, or nobody waits for it any more."""
-        self._preparing.pop(request_id, None)
-        self._waiting.pop(request_id, None)
         if ticket := self._running.pop(request_id, None):
             num_computed = ticket.num_prompt_tokens - ticket.num_cached_tokens + num_generated
             self._rate.note_end(num_computed, ticket.num_tokens)
+        else:
+            ticket = self._preparing.pop(request_id, None) or self._waiting.pop(request_id, None)
+        if ticket:
+            self.num_tokens -= ticket.num_tokens
 
     def note_step(self, stats: EngineStats) -> None:
         self._rate.note_step(stats.batch_tokens, stats.waiting, self.clock())
@@ -81,6 +94,7 @@ class Admission:
         self._preparing.clear()
         self._waiting.clear()
         self._running.clear()
+        self.num_tokens = 0
 
     def predicted_wait(self, num_tokens: int, priority: int = 0) -> float:
         """Seconds until a request of so many tokens would begin: what goes before it, and the place it needs, by the

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from rhapsode_server.engine.engine import StepResult
 from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.request import EngineRequest
+from rhapsode_server.workers.exits import ExitReason
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """To the worker, first: load this."""
+    """To the worker, first: load this, and give way meanwhile if other workers serve."""
 
     options: EngineOptions
+    gives_way: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +31,40 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Warming:
-    """From the worker: the weights are loaded, the proof runs."""
+class Ping:
+    """To the worker: give a sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """From the worker: it takes messages between two steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """From the worker, first: what the engine needs is imported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """From the worker: `warming`, the weights are loaded and the proof runs; `canary`, the canary runs."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """From the worker: requests may come."""
+    """From the worker: requests may come.
+
+    `canary` says what was compared; `memory_bytes` is what weights and KV cache may take of the device.
+    """
 
     device: str
     dtype: str
     parameter_count: int
     context_length: int
+    canary: str = ""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +89,8 @@ class Crashed:
     """From the worker, last: a bug, or a device that failed."""
 
     traceback: str
+    reason: ExitReason
 
 
-FromWorker = Warming | Ready | Refused | Crashed | Step
-ToWorker = Start | Submit | Cancel
+FromWorker = Imported | Stage | Ready | Refused | Crashed | Step | Pong
+ToWorker = Start | Submit | Cancel | Ping

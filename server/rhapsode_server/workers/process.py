@@ -1,6 +1,8 @@
-"""The worker process, `python -m rhapsode_server.workers.process FD`: one engine, fed and read through a socket.
+"""The worker process: one engine, fed and read through a socket.
 
-torch is imported when the engine is built, never by the front-end, which imports only the messages.
+`python -m rhapsode_server.workers.process FD PARENT GIVES_WAY`: the socket, the front-end's process id, and 1 if others
+serve meanwhile. torch is imported before it is known what to load, so that a process can wait in readiness, but never
+by the front-end, which imports only the messages.
 """
 
 import os
@@ -9,37 +11,58 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from rhapsode_server.engine.engine import Engine
 from rhapsode_server.engine.grammar import Grammars
-from rhapsode_server.engine.refusal import ModelRefused
+from rhapsode_server.engine.refusal import ModelRefused, is_out_of_memory
+from rhapsode_server.engine.system import end_with_parent, lower_priority
 from rhapsode_server.workers.constraints import Constraining, Prepared
-from rhapsode_server.workers.messages import Cancel, Crashed, Ready, Refused, Start, Step, Submit, ToWorker, Warming
+from rhapsode_server.workers.exits import ExitReason
+from rhapsode_server.workers.messages import (
+    Cancel,
+    Crashed,
+    Imported,
+    Ping,
+    Pong,
+    Ready,
+    Refused,
+    Stage,
+    Start,
+    Step,
+    Submit,
+    ToWorker,
+)
 
+T = TypeVar("T")
 Inbox = queue.SimpleQueue[ToWorker | Prepared]
 
 
 def main() -> None:
-    connection = Connection(int(sys.argv[1]))
+    descriptor, parent, gives_way = map(int, sys.argv[1:])
+    end_with_parent(parent)
+    connection = Connection(descriptor)
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
-    start = inbox.get()
-    assert isinstance(start, Start)
     try:
-        engine = _build(connection, start)
-        tokenizer_file = Path(start.options.path) / "tokenizer.json"
-        grammars = Grammars(tokenizer_file, vocabulary_size=start.options.vocabulary_size)
+        _call(_import_engine, gives_way=bool(gives_way))
+        connection.send(Imported())
+        start = inbox.get()
+        assert isinstance(start, Start)
+        options, engine = start.options, _build(start, connection)
+        grammars = Grammars(Path(options.path) / "tokenizer.json", vocabulary_size=options.vocabulary_size)
         run(engine, Constraining(engine, grammars, notify=inbox.put), inbox, connection)
     except ModelRefused as refusal:
         connection.send(Refused(reason=refusal.reason, detail=refusal.detail))
-    except Exception:
-        connection.send(Crashed(traceback.format_exc()))
+    except Exception as error:
+        reason = ExitReason.OUT_OF_MEMORY if is_out_of_memory(error) else ExitReason.CRASHED
+        connection.send(Crashed(traceback.format_exc(), reason))
         sys.exit(1)
 
 
@@ -57,6 +80,8 @@ def run(engine: Engine, constraining: Constraining, inbox: Inbox, connection: Co
                 case Cancel(request_id):
                     constraining.cancel(request_id)
                     engine.cancel(request_id)
+                case Ping():
+                    connection.send(Pong())
         constraining.end_what_is_due()
         news = constraining.take_news()
         if engine.has_work or news.events:
@@ -83,20 +108,41 @@ def _read(connection: Connection, inbox: Inbox) -> None:
         os._exit(0)
 
 
-def _build(connection: Connection, start: Start) -> Engine:
-    from rhapsode_server.engine.build import build_engine
+def _build(start: Start, connection: Connection) -> Engine:
+    from rhapsode_server.engine.build import build_engine, use_threads
 
-    built = build_engine(start.options, on_loaded=lambda: connection.send(Warming()))
-    loaded = built.loaded
+    def tell(stage: str) -> None:
+        connection.send(Stage(stage))
+
+    built = _call(
+        lambda: build_engine(start.options, tell, gives_way=start.gives_way),
+        gives_way=start.gives_way,
+    )
+    # How many threads compute belongs to the thread that starts them.
+    use_threads(start.options)
     connection.send(
         Ready(
-            device=str(loaded.device),
-            dtype=loaded.dtype,
-            parameter_count=loaded.parameter_count,
+            device=str(built.loaded.device),
+            dtype=built.loaded.dtype,
+            parameter_count=built.loaded.parameter_count,
             context_length=built.context_length,
+            memory_bytes=built.memory_bytes,
+            canary=built.canary,
         )
     )
     return built.engine
+
+
+def _import_engine() -> None:
+    import rhapsode_server.engine.build  # noqa: F401
+
+
+def _call(function: Callable[[], T], *, gives_way: bool) -> T:
+    """In a thread of low priority if it gives way: there is no way back from that, and this thread will serve."""
+    if not gives_way:
+        return function()
+    with ThreadPoolExecutor(1, initializer=lower_priority) as background:
+        return background.submit(function).result()
 
 
 if __name__ == "__main__":

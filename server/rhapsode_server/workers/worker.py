@@ -1,69 +1,80 @@
-"""A worker as the front-end sees it. Everything here runs on the event loop but for two threads that read and write."""
+"""A worker as the front-end sees it. Everything here runs on the event loop."""
 
 import asyncio
 import itertools
 import logging
-import os
-import queue
-import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 from rhapsode_server.engine.engine import EngineStats
 from rhapsode_server.engine.options import EngineOptions
-from rhapsode_server.engine.refusal import ModelRefused
+from rhapsode_server.engine.refusal import LOAD_TIMEOUT, ModelRefused
 from rhapsode_server.engine.request import EngineRequest
 from rhapsode_server.errors import Unavailable, WorkerLost
 from rhapsode_server.workers.admission import Admission
+from rhapsode_server.workers.channel import Channel
+from rhapsode_server.workers.exits import ExitReason, exit_reason
+from rhapsode_server.workers.launcher import Launcher
 from rhapsode_server.workers.messages import (
     Cancel,
     Crashed,
     FromWorker,
+    Ping,
     Ready,
     Refused,
+    Stage,
     Start,
     Step,
     Submit,
     ToWorker,
-    Warming,
 )
 from rhapsode_server.workers.stream import TokenStream
+from rhapsode_server.workers.watchdog import Heartbeat, sleep_while_running
+
+# For a killed process to end; one that hangs in a driver may never.
+_KILL_SECONDS = 10.0
+
+# Ends that whoever started the worker hears of with a reason.
+_EXPLAINED = (ExitReason.STOPPED, ExitReason.REFUSED, ExitReason.LOAD_TIMEOUT)
 
 logger = logging.getLogger("rhapsode.workers")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Worker:
-    """Starts an engine process, hands it requests and delivers what it sends.
+    """Gets an engine process, hands it requests, delivers what it sends, and ends it when it hangs.
 
-    `on_step` hears of every step, `on_warming` once when the weights are loaded, `on_lost` when a process that was
-    ready ended without being told to.
+    `load_timeout` is for the time until it is ready, `step_timeout` for a sign of life from then on; seconds.
+    `on_step` hears of every step, `on_stage` of the stages of loading, `on_lost` when a process that was ready ended,
+    or hangs, without having been told to end; `on_exit` once of every process.
     """
 
     options: EngineOptions
     max_queued_requests: int
     max_queued_tokens: int
+    launcher: Launcher
+    load_timeout: float
+    step_timeout: float
     on_step: Callable[[EngineStats, float], None]
-    on_warming: Callable[[], None]
-    on_lost: Callable[[], None]
+    on_stage: Callable[[str], None]
+    on_lost: Callable[[ExitReason], None]
+    on_exit: Callable[[ExitReason], None]
+    was_standby: bool = field(default=False, init=False)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     _admission: Admission = field(init=False)
+    _heartbeat: Heartbeat = field(init=False)
     _streams: dict[int, TokenStream] = field(default_factory=dict)
     _request_ids: "itertools.count[int]" = field(default_factory=itertools.count)
     _groups: "itertools.count[int]" = field(default_factory=itertools.count)
     _ready: "asyncio.Future[Ready]" = field(init=False)
-    _process: "subprocess.Popen[bytes]" = field(init=False)
-    _outbox: "queue.SimpleQueue[ToWorker | None]" = field(default_factory=queue.SimpleQueue)
-    _running: bool = False
-    _stopping: bool = False
-    _connection_ended: bool = False
+    _channel: Channel | None = None
+    _watch: "asyncio.Task[None] | None" = None
+    _exit_reason: ExitReason | None = None
+    _is_up: bool = False
+    _is_closed: bool = False
     _num_holds: int = 0
 
     def __post_init__(self) -> None:
@@ -72,24 +83,43 @@ class Worker:
             max_queued_requests=self.max_queued_requests,
             max_queued_tokens=self.max_queued_tokens,
         )
+        self._heartbeat = Heartbeat(timeout=self.step_timeout, ping=lambda: self._send(Ping()))
 
     @property
     def process_id(self) -> int:
-        return self._process.pid
+        """0 before it was started."""
+        return self._channel.process_id if self._channel else 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that the engine has not begun with."""
+        return self._admission.num_waiting
+
+    @property
+    def num_running(self) -> int:
+        return self._admission.num_running
+
+    @property
+    def load(self) -> int:
+        """Tokens asked for by all requests that wait or run, prompts and completions."""
+        return self._admission.num_tokens
 
     async def start(self) -> Ready:
-        """Raises ModelRefused when the engine refuses the model, WorkerLost when the process ends before that."""
-        loop = asyncio.get_running_loop()
+        """Raises ModelRefused when the engine refuses the model, or is not ready in time; WorkerLost when the process
+        ends before that."""
         self.idle.set()
-        self._ready = loop.create_future()
-        connection = self._spawn()
-        threading.Thread(target=self._read, args=(loop, connection), daemon=True).start()
-        threading.Thread(target=self._write, args=(connection,), daemon=True).start()
-        self._outbox.put(Start(self.options))
+        self._ready = asyncio.get_running_loop().create_future()
+        launched = self.launcher.launch()
+        self.was_standby = launched.is_standby
+        self._channel = Channel(launched=launched, on_message=self._receive, on_closed=self._close, on_exit=self._end)
+        self._channel.open()
+        self._send(Start(self.options, launched.gives_way))
+        self._watch_by(self._limit_loading())
         ready = await self._ready
-        if self._connection_ended:
+        if self._is_closed:
             raise WorkerLost("the engine process ended as soon as it was ready")
-        self._running = True
+        self._set_up(True)
+        self._watch_by(self._end_when_silent())
         return ready
 
     def submit(self, *, prompt_ids: Sequence[int], **fields: Any) -> TokenStream:
@@ -98,7 +128,7 @@ class Worker:
         Raises Overloaded when the queue is full, by requests or by tokens, or the request would begin after its
         deadline; Unavailable when the engine is not there.
         """
-        if not self._running:
+        if not self._is_up or self._is_closed:
             raise Unavailable("the engine is not running")
         request = EngineRequest(request_id=next(self._request_ids), prompt_ids=tuple(prompt_ids), **fields)
         self._admission.admit(request)
@@ -125,21 +155,25 @@ class Worker:
 
     async def stop(self) -> None:
         """End the process, which has nothing to save. Streams that are still open fail."""
-        self._running = False
-        self._stopping = True
-        self._process.kill()
-        await self.ended.wait()
+        self._set_up(False)
+        if self._channel is None:
+            return
+        self._kill(ExitReason.STOPPED)
+        try:
+            await asyncio.wait_for(self.ended.wait(), _KILL_SECONDS)
+        except TimeoutError:
+            logger.error("engine process %d was killed and does not end", self.process_id)
 
     def _open_stream(self, request: EngineRequest) -> TokenStream:
         stream = TokenStream(on_close=lambda: self._cancel(request.request_id))
         self._streams[request.request_id] = stream
         self.idle.clear()
-        self._outbox.put(Submit(request))
+        self._send(Submit(request))
         return stream
 
     def _cancel(self, request_id: int) -> None:
         if request_id in self._streams:
-            self._outbox.put(Cancel(request_id))
+            self._send(Cancel(request_id))
             self._forget(request_id)
             self._note_idle()
 
@@ -147,48 +181,25 @@ class Worker:
         if stream := self._streams.pop(request_id, None):
             self._admission.end(request_id, stream.num_generated)
 
-    def _spawn(self) -> Connection:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "rhapsode_server.workers.process", str(theirs.fileno())]
-            environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-            # A session of its own: Ctrl-C in a terminal reaches the front-end alone, which drains before it stops us.
-            self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        return Connection(ours.detach())
-
-    def _read(self, loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
-        try:
-            while True:
-                loop.call_soon_threadsafe(self._receive, connection.recv())
-        except (EOFError, OSError):
-            pass
-        loop.call_soon_threadsafe(self._lose_streams)
-        self._outbox.put(None)
-        loop.call_soon_threadsafe(self._end, self._process.wait())
-
-    def _write(self, connection: Connection) -> None:
-        with connection:
-            while (message := self._outbox.get()) is not None:
-                try:
-                    connection.send(message)
-                except OSError:
-                    # The reader sees the same end and says so.
-                    continue
+    def _send(self, message: ToWorker) -> None:
+        assert self._channel
+        self._channel.send(message)
 
     def _receive(self, message: FromWorker) -> None:
+        self._heartbeat.hear()
         match message:
             case Step():
                 self._deliver(message)
-            case Warming():
-                self.on_warming()
+            case Stage(name):
+                self.on_stage(name)
             case Ready() if not self._ready.done():
                 self._ready.set_result(message)
-            case Crashed(traceback):
+            case Crashed(traceback, reason):
+                self._note_reason(reason)
                 fields = {"process": self.process_id, "path": self.options.path, "traceback": traceback}
                 logger.error("the engine failed", extra={"fields": fields})
             case Refused(reason=reason, detail=detail) if not self._ready.done():
+                self._note_reason(ExitReason.REFUSED)
                 self._ready.set_exception(ModelRefused(reason, detail))
 
     def _deliver(self, step: Step) -> None:
@@ -210,8 +221,36 @@ class Worker:
         self._note_idle()
         self.on_step(step.result.stats, step.seconds)
 
-    def _lose_streams(self) -> None:
-        self._connection_ended = True
+    def _watch_by(self, watch: Coroutine[None, None, None]) -> None:
+        if self._watch:
+            self._watch.cancel()
+        self._watch = asyncio.get_running_loop().create_task(watch)
+
+    async def _limit_loading(self) -> None:
+        await sleep_while_running(self.load_timeout)
+        if not self._ready.done():
+            self._kill(ExitReason.LOAD_TIMEOUT)
+            detail = f"it was not ready within {self.load_timeout:g} s; --load-timeout allows more"
+            self._ready.set_exception(ModelRefused(LOAD_TIMEOUT, detail))
+
+    async def _end_when_silent(self) -> None:
+        await self._heartbeat.silence()
+        self._kill(ExitReason.HUNG)
+        # At once: one that hangs in a driver outlives its end.
+        self._close()
+        self._tell_lost()
+
+    def _kill(self, reason: ExitReason) -> None:
+        assert self._channel
+        self._note_reason(reason)
+        self._channel.kill()
+
+    def _note_reason(self, reason: ExitReason) -> None:
+        """The first is the cause."""
+        self._exit_reason = self._exit_reason or reason
+
+    def _close(self) -> None:
+        self._is_closed = True
         lost = WorkerLost("the engine process ended while the request ran")
         for stream in self._streams.values():
             stream.fail(lost)
@@ -220,15 +259,28 @@ class Worker:
         self._note_idle()
         if not self._ready.done():
             self._ready.set_exception(lost)
-        elif self._running:
-            self._running = False
-            self.on_lost()
 
     def _end(self, code: int) -> None:
-        if code != 0 and not self._stopping:
+        if self._watch:
+            self._watch.cancel()
+        self._note_reason(exit_reason(code))
+        assert self._exit_reason
+        if code != 0 and self._exit_reason not in _EXPLAINED:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            logger.error("engine process %d of %s %s", self.process_id, self.options.path, how)
+            logger.error("engine process %d of %s %s: %s", self.process_id, self.options.path, how, self._exit_reason)
+        self._tell_lost()
+        self.on_exit(self._exit_reason)
         self.ended.set()
+
+    def _tell_lost(self) -> None:
+        if self._is_up:
+            self._set_up(False)
+            assert self._exit_reason
+            self.on_lost(self._exit_reason)
+
+    def _set_up(self, is_up: bool) -> None:
+        self.launcher.num_serving += is_up - self._is_up
+        self._is_up = is_up
 
     def _note_idle(self) -> None:
         if not self._streams and not self._num_holds:

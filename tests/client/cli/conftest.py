@@ -27,7 +27,8 @@ def rhapsode(server: Any) -> Callable[..., Result]:
     """Runs a command against `server` and returns how it went."""
 
     def run(*arguments: str, stdin: str | bytes = "") -> Result:
-        return CliRunner().invoke(app, list(arguments), input=stdin, env={"RHAPSODE_ADDRESS": server.address})
+        environment = {"RHAPSODE_ADDRESS": server.address, "RHAPSODE_ADMIN_ADDRESS": server.address}
+        return CliRunner().invoke(app, list(arguments), input=stdin, env=environment)
 
     return run
 
@@ -42,6 +43,7 @@ def process(server: Any, tmp_path: Any) -> Iterator[Callable[..., subprocess.Pop
             environment = {
                 **os.environ,
                 "RHAPSODE_ADDRESS": server.address,
+                "RHAPSODE_ADMIN_ADDRESS": server.address,
                 "XDG_STATE_HOME": str(tmp_path),
                 "TERM": "xterm",
                 "PROMPT_TOOLKIT_NO_CPR": "1",

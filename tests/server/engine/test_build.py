@@ -20,11 +20,11 @@ def build(path: Path, **overrides: Any) -> BuiltEngine:
 
 
 def test_the_facts(tmp_path: Path) -> None:
-    loaded = []
+    stages: list[str] = []
     tiny_model("llama").save_pretrained(tmp_path)
     options = EngineOptions(path=str(tmp_path), vocabulary_size=VOCABULARY_SIZE, device="cpu", max_sequences=4)
-    built = build_engine(options, on_loaded=lambda: loaded.append(True))
-    assert loaded == [True]
+    built = build_engine(options, on_stage=stages.append)
+    assert stages[0] == "warming"
     assert (built.context_length, built.loaded.dtype, str(built.loaded.device)) == (1024, "float32", "cpu")
     assert built.engine.scheduler.pool.num_blocks == 4 * (1024 + 16) // 16, "no more than four sequences can use"
 

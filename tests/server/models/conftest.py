@@ -13,9 +13,11 @@ from rhapsode_server.engine.refusal import ModelRefused
 from rhapsode_server.errors import WorkerLost
 from rhapsode_server.metrics import Metrics
 from rhapsode_server.models import registry as registry_module
+from rhapsode_server.models import replica as replica_module
 from rhapsode_server.models import version as version_module
 from rhapsode_server.models.registry import ModelRegistry
-from rhapsode_server.models.scan import ScannedModel, scan
+from rhapsode_server.models.scan import ScannedModel, Unreadable, scan
+from rhapsode_server.workers.exits import ExitReason
 from rhapsode_server.workers.messages import Ready
 
 READY = Ready(device="cpu", dtype="float32", parameter_count=7, context_length=128)
@@ -28,19 +30,40 @@ class FakeWorker:
     options: Any
     max_queued_requests: int
     max_queued_tokens: int
+    launcher: Any
+    load_timeout: float
+    step_timeout: float
     on_step: Callable[..., None]
-    on_warming: Callable[[], None]
-    on_lost: Callable[[], None]
+    on_stage: Callable[[str], None]
+    on_lost: Callable[[ExitReason], None]
+    on_exit: Callable[[ExitReason], None]
     outcome: "Ready | Exception | None" = READY
     go: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: bool = False
+    was_standby: bool = False
+    process_id: int = 7
+    num_waiting: int = 0
+    num_running: int = 0
+    load: int = 0
+    submitted: list[dict[str, Any]] = field(default_factory=list)
+
+    def submit(self, **fields: Any) -> str:
+        self.submitted.append(fields)
+        return "a stream"
+
+    def predicted_wait(self, num_tokens: int, priority: int = 0) -> float:
+        return float(self.load)
+
+    def lose(self, reason: ExitReason = ExitReason.KILLED) -> None:
+        self.on_lost(reason)
 
     async def start(self) -> Ready:
         await self.go.wait()
         if isinstance(self.outcome, Exception):
             raise self.outcome
-        self.on_warming()
+        self.on_stage("warming")
+        self.on_stage("canary")
         assert self.outcome
         return self.outcome
 
@@ -104,7 +127,7 @@ Open = Callable[..., AbstractAsyncContextManager[Watched]]
 def workshop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
     workshop = Workshop()
     monkeypatch.setattr(version_module, "Worker", workshop)
-    monkeypatch.setattr(version_module, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(replica_module, "FIRST_DELAY", 0.001)
     return workshop
 
 
@@ -112,7 +135,7 @@ def workshop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
 def open_registry(tmp_path: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Open:
     @asynccontextmanager
     async def open_registry(**settings: Any) -> AsyncIterator[Watched]:
-        config = ServerConfig(models=tmp_path, poll_interval=0.02, **settings)
+        config = ServerConfig(models=tmp_path, **{"poll_interval": 0.02, "probation": 0, "standby": False, **settings})
         news = asyncio.Condition()
         tasks = set()
 
@@ -129,10 +152,10 @@ def open_registry(tmp_path: Path, workshop: Workshop, monkeypatch: pytest.Monkey
         registry.news, registry.num_looks = news, 0
         loop = asyncio.get_running_loop()
 
-        def counted_scan(root: Path) -> list[ScannedModel]:
+        def counted_scan(root: Path, refused: Any) -> list[ScannedModel | Unreadable]:
             registry.num_looks += 1
             loop.call_soon_threadsafe(on_change, None)
-            return scan(root)
+            return scan(root, refused)
 
         monkeypatch.setattr(registry_module, "scan", counted_scan)
         await registry.start()

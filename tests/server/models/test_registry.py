@@ -18,8 +18,8 @@ from rhapsode_server.errors import (
     Unavailable,
     VersionNotFound,
 )
-from rhapsode_server.models import registry as registry_module
-from rhapsode_server.models.version import Backoff
+from rhapsode_server.models import quarantine as quarantine_module
+from rhapsode_server.models.replica import Backoff
 from support.publishing import publish_model
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
 
@@ -154,7 +154,9 @@ async def test_what_the_engine_refuses_is_quarantined_with_its_reason(
             registry.resolve("tiny")
         assert workshop.workers[0].stopped
         publish(tmp_path)
-        await registry.until(lambda: registry.states() == {2: "serving"})
+        await registry.until(lambda: registry.states() == {1: "quarantined", 2: "serving"})
+        publish(tmp_path)
+        await registry.until(lambda: registry.states() == {3: "serving"})
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,7 @@ async def test_a_lost_worker_comes_back(tmp_path: Path, open_registry: Open, wor
         await registry.until(lambda: registry.states() == {1: "serving"})
         workshop.hold = True
         workshop.will_be_lost(5)
-        workshop.workers[0].on_lost()
+        workshop.workers[0].lose()
         await registry.until(lambda: registry.states() == {1: "loading"})
         with pytest.raises(Loading, match="version 1 of tiny is loading"):
             registry.resolve("tiny")
@@ -308,7 +310,7 @@ async def test_a_version_damaged_while_it_served_does_not_come_back(
     async with open_registry() as registry:
         await registry.until(lambda: registry.states() == {1: "serving"})
         truncate_weights(tmp_path / "tiny" / "1")
-        workshop.workers[0].on_lost()
+        workshop.workers[0].lose()
         await registry.until(lambda: registry.states() == {1: "quarantined"})
         assert registry.status("tiny").versions[0].reason.startswith("hash_mismatch")
 
@@ -316,7 +318,7 @@ async def test_a_version_damaged_while_it_served_does_not_come_back(
 async def test_a_passing_failure_is_tried_again(
     tmp_path: Path, open_registry: Open, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_module, "RETRY_DELAY", 0.0)
+    monkeypatch.setattr(quarantine_module, "RETRY_DELAY", 0.0)
     workshop.will_refuse("out_of_memory", "it does not fit")
     workshop.will_refuse("out_of_memory", "it does not fit")
     publish(tmp_path)
@@ -336,7 +338,7 @@ async def test_a_champion_that_is_taken_back_while_it_loads_never_answers(
         publish(tmp_path)
         second = await workshop.made.get()
         set_champion(tmp_path, 1)
-        await registry.until(lambda: registry.models["tiny"].aliases["champion"] == 1)
+        await registry.until(lambda: registry.models["tiny"].found.aliases["champion"] == 1)
         second.go.set()
         await registry.until(lambda: registry.states() == {1: "serving"})
         assert registry.resolve("tiny").version == 1
@@ -367,7 +369,7 @@ async def test_a_worker_lost_while_it_drains_is_not_started_again(
         old.idle.clear()
         publish(tmp_path)
         await registry.until(lambda: registry.states() == {1: "draining", 2: "serving"})
-        old.on_lost()
+        old.lose()
         old.idle.set()
         await registry.until(lambda: registry.states() == {2: "serving"})
         assert len(workshop.workers) == 2
@@ -380,7 +382,7 @@ async def test_a_version_retired_while_it_comes_back_ends(
     async with open_registry() as registry:
         await registry.until(lambda: registry.states() == {1: "serving"})
         workshop.hold = True
-        workshop.workers[0].on_lost()
+        workshop.workers[0].lose()
         await registry.until(lambda: len(workshop.workers) == 2)
         publish(tmp_path)
         await registry.until(lambda: len(workshop.workers) == 3)

@@ -16,7 +16,13 @@ from support.fake_models import FakeEngine, FakeModels
 
 @pytest.fixture
 def config() -> ServerConfig:
-    return ServerConfig(models=Path("models"), address="127.0.0.1:0", health_port=0, default_max_new_tokens=20)
+    return ServerConfig(
+        models=Path("models"),
+        address="127.0.0.1:0",
+        admin_address="127.0.0.1:0",
+        health_port=0,
+        default_max_new_tokens=20,
+    )
 
 
 @pytest.fixture

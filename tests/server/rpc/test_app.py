@@ -26,7 +26,13 @@ from rhapsode_server.rpc.app import serve
 from rhapsode_server.rpc.server import CannotListen
 from support.fake_models import PATIENCE, FakeModels, status_of
 
-CONFIG = ServerConfig(models=Path("models"), address="127.0.0.1:0", metrics_port=0, drain_timeout=PATIENCE)
+CONFIG = ServerConfig(
+    models=Path("models"),
+    address="127.0.0.1:0",
+    admin_address="127.0.0.1:0",
+    metrics_port=0,
+    drain_timeout=PATIENCE,
+)
 
 
 class FollowingModels(FakeModels):
@@ -130,7 +136,8 @@ async def test_it_says_where_it_listens_and_stops_on_a_signal(log: Log) -> None:
         body = await asyncio.to_thread(_fetch, server.metrics_url)
         assert "rhapsode_build_info{" in body
         server.signal(signal.SIGINT)
-    places = r"gRPC on 127\.0\.0\.1:\d+, metrics on http://127\.0\.0\.1:\d+/metrics, health on 127\.0\.0\.1:\d+"
+    host = r"127\.0\.0\.1:\d+"
+    places = f"gRPC on {host}, metrics on http://{host}/metrics, admin on {host}, health on {host}"
     assert re.search(f"serving models: {places}", str(log))
 
 
@@ -209,15 +216,17 @@ async def test_a_metrics_port_in_use(taken_port: int) -> None:
         await serve(replace(CONFIG, metrics_port=taken_port), lambda **_: FakeModels())
 
 
-async def test_an_address_in_use_stops_everything_again(taken_port: int) -> None:
+@pytest.mark.parametrize("setting", ["address", "admin_address"])
+async def test_an_address_in_use_stops_everything_again(taken_port: int, setting: str) -> None:
     models = FakeModels()
-    with pytest.raises(CannotListen, match="--address: "):
-        await serve(replace(CONFIG, address=f"127.0.0.1:{taken_port}"), lambda **_: models)
+    with pytest.raises(CannotListen, match=f"--{setting.replace('_', '-')}: "):
+        await serve(replace(CONFIG, **{setting: f"127.0.0.1:{taken_port}"}), lambda **_: models)
     assert models.stopped
 
 
 def test_the_command_says_so_and_exits_with_2(taken_port: int, tmp_path: Path) -> None:
     flags = ["--models", str(tmp_path), "--address", f"127.0.0.1:{taken_port}", "--metrics-port", "off"]
+    flags += ["--admin-address", "off"]
     done = subprocess.run(
         [sys.executable, "-m", "rhapsode_server", *flags], capture_output=True, text=True, check=False
     )
@@ -226,7 +235,8 @@ def test_the_command_says_so_and_exits_with_2(taken_port: int, tmp_path: Path) -
     assert "Traceback" not in done.stderr
 
 
-async def test_without_metrics(log: Log) -> None:
-    async with running(log, metrics_port=None, health_port=0):
+async def test_without_metrics_and_admin(log: Log) -> None:
+    async with running(log, metrics_port=None, health_port=0, admin_address=None):
         pass
     assert "metrics on" not in str(log)
+    assert "admin on" not in str(log)

@@ -315,7 +315,7 @@ async def test_cancelling_the_call_cancels_all(server: Server, stub: GenerationS
     async with asyncio.timeout(PATIENCE):
         for request in requests:
             await request.closed.wait()
-        await server.calls_finished()
+        await server.rotation.calls_finished()
     assert engine.num_holds == 0
     assert len(engine.requests) == LIMITS.max_sequences
 

@@ -26,7 +26,7 @@ async def is_closed(request: Submitted) -> None:
 
 async def is_counted(server: Server, metrics: Metrics, outcome: str) -> None:
     async with asyncio.timeout(PATIENCE):
-        await server.calls_finished()
+        await server.rotation.calls_finished()
     labels = {"model": "poems", "version": "3", "outcome": outcome, "finish_reason": ""}
     assert metrics.registry.get_sample_value("rhapsode_requests_total", labels) == 1
 
@@ -108,7 +108,7 @@ async def test_a_reader_of_a_batch_that_stopped_reading(
     await has_generated(metrics, 3 * len(LARGE))
     call.cancel()
     async with asyncio.timeout(PATIENCE):
-        await server.calls_finished()
+        await server.rotation.calls_finished()
     labels = {"method": "GenerateBatch", "outcome": "cancelled"}
     assert metrics.registry.get_sample_value("rhapsode_calls_total", labels) == 1
     assert problems(caplog) == []
@@ -160,7 +160,7 @@ async def test_a_write_that_fails_means_that_the_caller_has_gone(
         async with asyncio.timeout(PATIENCE):
             _ = [answer async for answer in call]
     async with asyncio.timeout(PATIENCE):
-        await server.calls_finished()
+        await server.rotation.calls_finished()
     labels = {"method": method, "outcome": "cancelled"}
     assert metrics.registry.get_sample_value("rhapsode_calls_total", labels) == 1
     assert problems(caplog) == []

@@ -88,6 +88,7 @@ def test_reasons_are_stable() -> None:
         "ModelNotFound": "MODEL_NOT_FOUND",
         "VersionNotFound": "VERSION_NOT_FOUND",
         "AliasNotFound": "ALIAS_NOT_FOUND",
+        "NotPossible": "NOT_POSSIBLE",
         "NotFiniteLogits": "NOT_FINITE_LOGITS",
         "DeadlinePassed": "DEADLINE_PASSED",
         "TryAgain": "UNAVAILABLE",

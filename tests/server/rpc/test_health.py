@@ -63,11 +63,20 @@ async def test_an_unknown_name_is_not_found(stub: HealthStub) -> None:
 
 async def test_draining_leaves_only_the_process_alive(stub: HealthStub, health: HealthService) -> None:
     health.update([POEMS])
-    health.drain()
+    health.drain("it is drained")
     assert await check(stub, *ALIVE) == {SERVING}
     assert await check(stub, *READY, "model/poems") == {NOT_SERVING}
     health.update([POEMS, STORIES])
     assert await check(stub, *READY, "model/poems") == {NOT_SERVING}
+    health.resume()
+    assert await check(stub, *READY, "model/poems") == {SERVING}
+    assert await check(stub, "model/stories") == {NOT_SERVING}
+
+
+async def test_what_does_not_depend_on_the_models_is_alive() -> None:
+    health = HealthService(["rhapsode.v1.GenerationService"], alive=["rhapsode.v1.AdminService"])
+    request = HealthCheckRequest(service="rhapsode.v1.AdminService")
+    assert (await health.Check(request, None)).status == SERVING  # type: ignore[arg-type]
 
 
 async def test_watch_tells_of_each_change_once(stub: HealthStub, health: HealthService) -> None:
@@ -79,7 +88,7 @@ async def test_watch_tells_of_each_change_once(stub: HealthStub, health: HealthS
     assert await following(ready) == SERVING
     assert await following(model) == SERVING
     health.update([POEMS, STORIES])
-    health.drain()
+    health.drain("it is drained")
     assert await following(ready) == NOT_SERVING
     assert await following(model) == NOT_SERVING
 
@@ -117,11 +126,13 @@ def test_the_log_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> Non
     health.update([status_of("stories", VersionState.QUARANTINED, reason="load_failed: no weights")])
     health.update([POEMS])
     health.update([POEMS])
-    health.drain()
+    health.drain("it is drained")
+    health.resume()
     assert [record.message for record in caplog.records] == [
         "health: NOT_SERVING: waiting for the first version to be published",
         "health: NOT_SERVING: stories 3 is warming",
         "health: NOT_SERVING: stories 3 is quarantined (load_failed: no weights)",
         "health: SERVING",
-        "health: NOT_SERVING: the server is shutting down",
+        "health: NOT_SERVING: it is drained",
+        "health: SERVING",
     ]

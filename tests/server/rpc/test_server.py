@@ -80,7 +80,7 @@ async def test_a_prompt_of_a_megabyte_is_refused_by_name_and_leaves_the_server_w
 
 
 def make_server(address: str, health_port: int | None = None) -> Server:
-    config = ServerConfig(models=Path("models"), address=address, health_port=health_port)
+    config = ServerConfig(models=Path("models"), address=address, admin_address=None, health_port=health_port)
     return Server(config, FakeModels(), Metrics(), HealthService(SERVICES))
 
 
@@ -109,7 +109,7 @@ async def test_a_unix_socket_of_a_live_server_is_not_taken_over(tmp_path: Path) 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
     server = make_server(f"unix:{tmp_path}/socket")
-    server.refuse_new_calls()
+    server.rotation.refuse_new_calls()
     await server.start()
     assert server.address == f"unix:{tmp_path}/socket"
     async with AsyncClient(server.address) as client:

@@ -7,6 +7,8 @@ from statistics import median, quantiles
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rhapsode_server.engine.batch import Batch, BatchResult
 from rhapsode_server.engine.block_pool import BlockPool
 from rhapsode_server.engine.engine import Engine, EngineStats
@@ -172,6 +174,33 @@ def test_what_is_being_prepared_takes_no_place() -> None:
     admission.end(0, 0)
     admission.end(1, 0)
     admission.admit(request(3, 1, 1, **constrained))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["admit", "constrain", "prepared", "begin", "end"]), st.integers(1, 6))))
+def test_the_books_are_those_of_the_requests_that_have_not_ended(events: list[tuple[str, int]]) -> None:
+    """In any order, and for requests that are not there."""
+    admission = make_admission(max_sequences=9)
+    place: dict[int, str] = {}
+    for what, request_id in events:
+        match what, place.get(request_id):
+            case (("admit" | "constrain"), None):
+                constraint = Constraint("regex", "a") if what == "constrain" else None
+                admission.admit(request(request_id, request_id, 10, constraint=constraint))
+                place[request_id] = "preparing" if constraint else "waiting"
+            case "prepared", at:
+                admission.note_prepared(request_id)
+                place |= {request_id: "waiting"} if at == "preparing" else {}
+            case "begin", at:
+                admission.begin(request_id, 0)
+                place |= {request_id: "running"} if at == "waiting" else {}
+            case "end", _:
+                admission.end(request_id, 0)
+                place.pop(request_id, None)
+        assert admission.num_tokens == sum(10 + request_id for request_id in place)
+        assert admission.num_running == list(place.values()).count("running")
+        assert admission.num_waiting == len(place) - admission.num_running
+    admission.clear()
+    assert (admission.num_tokens, admission.num_waiting, admission.num_running) == (0, 0, 0)
 
 
 def test_an_engine_that_is_gone_leaves_no_queue() -> None:

@@ -16,11 +16,10 @@ from rhapsode_server.engine.refusal import BadConstraint, ConstraintsBusy
 from rhapsode_server.engine.request import Constraint, EngineRequest, FinishReason, SamplingParameters
 from rhapsode_server.text.tokenizer import Tokenizer
 from rhapsode_server.workers.constraints import Constraining, ConstraintNews, Prepared
-from rhapsode_server.workers.worker import Worker
 from support.checking_runner import Clock
 from support.publishing import publish_model
-from support.steps import StepLog
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
+from support.workers import WorkerEvents, make_worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -40,19 +39,13 @@ class Running:
     """A worker of a tiny model with random weights, and the tokenizer of its version."""
 
     def __init__(self, path: Path) -> None:
-        self.steps = StepLog()
+        events = WorkerEvents()
+        self.steps = events.steps
         self.tokenizer = Tokenizer.load(path)
         options = EngineOptions(
             path=str(path), vocabulary_size=VOCABULARY_SIZE, device="cpu", threads=1, max_sequences=4
         )
-        self.worker = Worker(
-            options=options,
-            max_queued_requests=100,
-            max_queued_tokens=10**6,
-            on_step=self.steps,
-            on_warming=lambda: None,
-            on_lost=lambda: None,
-        )
+        self.worker = make_worker(options, events)
 
     def submit(self, constraint: Constraint | None, seed: int = 0, *, end_ids: Any = (END_ID,), **fields: Any) -> Any:
         fields = {"max_new_tokens": 200, "stop_token_ids": frozenset(end_ids)} | fields

@@ -16,6 +16,7 @@ from rhapsode_server.workers.worker import Worker
 from support.publishing import publish_model
 from support.steps import StepLog
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
+from support.workers import WorkerEvents, make_worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,31 +30,25 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "tiny" / str(publish_model(root, "tiny", tiny_model("gpt2")))
 
 
-async def start(version: Path, steps: StepLog) -> Worker:
-    worker = Worker(
-        options=EngineOptions(
-            path=str(version),
-            vocabulary_size=VOCABULARY_SIZE,
-            device="cpu",
-            threads=1,
-            max_sequences=4,
-            max_batch_tokens=64,
-        ),
-        max_queued_requests=100,
-        max_queued_tokens=20_000,
-        on_step=steps,
-        on_warming=lambda: None,
-        on_lost=lambda: None,
+async def start(version: Path, events: WorkerEvents) -> Worker:
+    options = EngineOptions(
+        path=str(version),
+        vocabulary_size=VOCABULARY_SIZE,
+        device="cpu",
+        threads=1,
+        max_sequences=4,
+        max_batch_tokens=64,
     )
+    worker = make_worker(options, events, max_queued_tokens=20_000)
     await worker.start()
     return worker
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(version: Path) -> AsyncIterator[tuple[Worker, StepLog]]:
-    steps = StepLog()
-    worker = await start(version, steps)
-    yield worker, steps
+    events = WorkerEvents()
+    worker = await start(version, events)
+    yield worker, events.steps
     await worker.stop()
 
 
@@ -167,7 +162,7 @@ async def test_a_queue_of_too_many_tokens_refuses(running: tuple[Worker, StepLog
 
 
 async def test_after_a_restart_a_seed_gives_the_same_tokens(worker: Worker, version: Path) -> None:
-    other = await start(version, StepLog())
+    other = await start(version, WorkerEvents())
     fields = {"prompt_ids": PROMPT, "max_new_tokens": 60}
     for seeded in SEEDED:
         tokens = [(await read(each.submit(**fields, **seeded))).token_ids for each in (worker, other)]

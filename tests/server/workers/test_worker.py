@@ -3,10 +3,8 @@
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,12 @@ from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.refusal import ModelRefused
 from rhapsode_server.engine.request import FinishReason, SamplingParameters
 from rhapsode_server.errors import Overloaded, Unavailable, WorkerLost
+from rhapsode_server.workers.exits import ExitReason
 from rhapsode_server.workers.worker import Worker
 from support.publishing import publish_model
 from support.reference import generate_greedily
-from support.steps import StepLog
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
+from support.workers import WorkerEvents, make_worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,25 +30,6 @@ def options(path: Path, **overrides: Any) -> EngineOptions:
     return EngineOptions(path=str(path), vocabulary_size=VOCABULARY_SIZE, device="cpu", threads=1, **overrides)
 
 
-class Events:
-    def __init__(self) -> None:
-        self.steps = StepLog()
-        self.warming = asyncio.Event()
-        self.lost = asyncio.Event()
-
-    def worker(
-        self, options: EngineOptions, *, max_queued_requests: int = 100, max_queued_tokens: int = 10**6
-    ) -> Worker:
-        return Worker(
-            options=options,
-            max_queued_requests=max_queued_requests,
-            max_queued_tokens=max_queued_tokens,
-            on_step=self.steps,
-            on_warming=self.warming.set,
-            on_lost=self.lost.set,
-        )
-
-
 @pytest.fixture(scope="module")
 def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
@@ -57,16 +37,19 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(version: Path) -> AsyncIterator[tuple[Worker, Events]]:
-    events = Events()
-    worker = events.worker(options(version, max_sequences=4, max_batch_tokens=64))
+async def running(version: Path) -> AsyncIterator[tuple[Worker, WorkerEvents]]:
+    events = WorkerEvents()
+    worker = make_worker(options(version, max_sequences=4, max_batch_tokens=64), events)
     ready = await worker.start()
-    assert events.warming.is_set()
+    assert events.stages[0] == "warming"
     assert (ready.device, ready.dtype, ready.context_length) == ("cpu", "float32", 1024)
     assert ready.parameter_count == sum(parameter.numel() for parameter in tiny_model("gpt2").parameters())
     yield worker, events
     await worker.stop()
-    assert not events.lost.is_set(), "an end that was asked for is no loss"
+    assert await events.exits.get() is ExitReason.STOPPED
+    await worker.stop()
+    assert events.lost.empty(), "an end that was asked for is no loss"
+    assert events.exits.empty(), "it is told once"
 
 
 def submit(worker: Worker, prompt: Sequence[int] = (5, 6, 7), max_new_tokens: int = 1000) -> Any:
@@ -80,7 +63,7 @@ async def read(stream: Any) -> tuple[list[int], FinishReason]:
     return tokens, chunk.finish_reason
 
 
-async def test_tokens_arrive_and_equal_generate(running: tuple[Worker, Events]) -> None:
+async def test_tokens_arrive_and_equal_generate(running: tuple[Worker, WorkerEvents]) -> None:
     worker, events = running
     stream = submit(worker, (3, 1, 4), 25)
     assert await read(stream) == (generate_greedily(tiny_model("gpt2"), (3, 1, 4), 25), FinishReason.LENGTH)
@@ -88,7 +71,7 @@ async def test_tokens_arrive_and_equal_generate(running: tuple[Worker, Events]) 
     await events.steps.until(lambda stats: stats.blocks_used == 0)
 
 
-async def test_closing_a_stream_in_decode_frees_its_blocks(running: tuple[Worker, Events]) -> None:
+async def test_closing_a_stream_in_decode_frees_its_blocks(running: tuple[Worker, WorkerEvents]) -> None:
     worker, events = running
     stream, first = submit(worker), len(events.steps.all)
     async for chunk in stream:
@@ -100,7 +83,7 @@ async def test_closing_a_stream_in_decode_frees_its_blocks(running: tuple[Worker
     assert worker.idle.is_set()
 
 
-async def test_who_holds_it_keeps_it_from_being_idle(running: tuple[Worker, Events]) -> None:
+async def test_who_holds_it_keeps_it_from_being_idle(running: tuple[Worker, WorkerEvents]) -> None:
     worker, _ = running
     with worker.hold():
         assert not worker.idle.is_set()
@@ -110,7 +93,7 @@ async def test_who_holds_it_keeps_it_from_being_idle(running: tuple[Worker, Even
     assert worker.idle.is_set()
 
 
-async def test_closing_a_queued_stream_forgets_it(running: tuple[Worker, Events]) -> None:
+async def test_closing_a_queued_stream_forgets_it(running: tuple[Worker, WorkerEvents]) -> None:
     worker, events = running
     streams = [submit(worker) for _ in range(6)]
     await events.steps.until(lambda stats: stats.running == 4 and stats.waiting == 2)
@@ -121,7 +104,7 @@ async def test_closing_a_queued_stream_forgets_it(running: tuple[Worker, Events]
     await events.steps.until(lambda stats: stats.blocks_used == 0 and stats.waiting == 0)
 
 
-async def test_tokens_gather_while_nobody_reads(running: tuple[Worker, Events]) -> None:
+async def test_tokens_gather_while_nobody_reads(running: tuple[Worker, WorkerEvents]) -> None:
     worker, _ = running
     stream = submit(worker, max_new_tokens=30)
     await worker.idle.wait()
@@ -129,7 +112,9 @@ async def test_tokens_gather_while_nobody_reads(running: tuple[Worker, Events]) 
     assert [len(chunk.token_ids) for chunk in chunks] == [30]
 
 
-async def test_no_running_stream_misses_a_step_while_a_long_prompt_prefills(running: tuple[Worker, Events]) -> None:
+async def test_no_running_stream_misses_a_step_while_a_long_prompt_prefills(
+    running: tuple[Worker, WorkerEvents],
+) -> None:
     worker, events = running
     streams = [submit(worker) for _ in range(3)]
     await events.steps.until(lambda stats: stats.running == 3)
@@ -147,8 +132,8 @@ async def test_no_running_stream_misses_a_step_while_a_long_prompt_prefills(runn
 
 
 async def test_a_full_queue_refuses(version: Path) -> None:
-    events = Events()
-    worker = events.worker(options(version, max_sequences=1), max_queued_requests=2)
+    events = WorkerEvents()
+    worker = make_worker(options(version, max_sequences=1), events, max_queued_requests=2)
     with pytest.raises(Unavailable, match="not running"):
         submit(worker)
     await worker.start()
@@ -164,7 +149,7 @@ async def test_a_full_queue_refuses(version: Path) -> None:
 
 
 async def test_without_a_queue_an_idle_engine_still_takes_what_it_can_run(version: Path) -> None:
-    worker = Events().worker(options(version, max_sequences=2), max_queued_requests=0)
+    worker = make_worker(options(version, max_sequences=2), max_queued_requests=0)
     await worker.start()
     streams = [submit(worker), submit(worker)]
     with pytest.raises(Overloaded):
@@ -174,28 +159,31 @@ async def test_without_a_queue_an_idle_engine_still_takes_what_it_can_run(versio
 
 
 async def test_stopping_while_it_loads_is_quick_and_silent(version: Path, caplog: pytest.LogCaptureFixture) -> None:
-    events = Events()
-    worker = events.worker(options(version))
+    events = WorkerEvents()
+    worker = make_worker(options(version), events)
     starting = asyncio.create_task(worker.start())
     await asyncio.wait_for(events.warming.wait(), 30)
     starting.cancel()
     await asyncio.wait_for(worker.stop(), 2)
     assert not caplog.records
-    assert not events.lost.is_set()
+    assert events.lost.empty()
 
 
 async def test_a_bug_in_the_engine_reaches_the_log(version: Path, caplog: pytest.LogCaptureFixture) -> None:
-    worker = Events().worker(options(version, max_batch_tokens=1))
+    events = WorkerEvents()
+    worker = make_worker(options(version, max_batch_tokens=1), events)
     with pytest.raises(WorkerLost):
         await worker.start()
     await worker.ended.wait()
+    assert await events.exits.get() is ExitReason.CRASHED
+    assert events.lost.empty(), "it never was ready"
     [record] = [record for record in caplog.records if record.message == "the engine failed"]
     assert "max_batch_tokens (1) must be at least max_sequences" in record.fields["traceback"]
 
 
 async def test_sigkill_fails_the_streams_at_once(version: Path, caplog: pytest.LogCaptureFixture) -> None:
-    events = Events()
-    worker = events.worker(options(version))
+    events = WorkerEvents()
+    worker = make_worker(options(version), events)
     await worker.start()
     streams = [submit(worker) for _ in range(3)]
     await events.steps.until(lambda stats: stats.running == 3)
@@ -205,48 +193,18 @@ async def test_sigkill_fails_the_streams_at_once(version: Path, caplog: pytest.L
         with pytest.raises(WorkerLost, match="the engine process ended"):
             await read(stream)
     assert time.monotonic() - killed_at < 20, "not only when somebody asks again"
-    await asyncio.wait_for(events.lost.wait(), 5)
-    await worker.ended.wait()
-    assert f"{version} was killed by signal 9" in caplog.text
+    assert await asyncio.wait_for(events.lost.get(), 5) is ExitReason.KILLED
+    assert await asyncio.wait_for(events.exits.get(), 10) is ExitReason.KILLED
+    assert f"{version} was killed by signal 9: killed" in caplog.text
     with pytest.raises(Unavailable):
         submit(worker)
 
 
 async def test_a_model_that_cannot_run_is_refused_with_its_reason(tmp_path: Path) -> None:
     version = publish_model(tmp_path, "neo", tiny_model("gpt_neo"))
-    worker = Events().worker(options(tmp_path / "neo" / str(version)))
+    events = WorkerEvents()
+    worker = make_worker(options(tmp_path / "neo" / str(version)), events)
     with pytest.raises(ModelRefused, match="GPTNeoForCausalLM") as refusal:
         await worker.start()
     assert refusal.value.reason == "unsupported_architecture"
-    await asyncio.wait_for(worker.ended.wait(), 10)
-
-
-async def test_a_worker_does_not_outlive_its_front_end(version: Path) -> None:
-    script = (
-        "import asyncio, sys, time\n"
-        "from rhapsode_server.engine.options import EngineOptions\n"
-        "from rhapsode_server.workers.worker import Worker\n"
-        "async def main():\n"
-        f"    options = EngineOptions(path={str(version)!r}, vocabulary_size={VOCABULARY_SIZE}, device='cpu')\n"
-        "    worker = Worker(options=options, max_queued_requests=9, max_queued_tokens=999,\n"
-        "                    on_step=lambda *_: None, on_warming=lambda: None, on_lost=lambda: None)\n"
-        "    await worker.start()\n"
-        "    print(worker.process_id, flush=True)\n"
-        "    await asyncio.Event().wait()\n"
-        "asyncio.run(main())\n"
-    )
-    front_end = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
-    assert front_end.stdout is not None
-    worker_process = int(await front_end.stdout.readline())
-    watch = os.pidfd_open(worker_process)
-    front_end.kill()
-    await front_end.wait()
-    try:
-        ended = asyncio.Event()
-        asyncio.get_running_loop().add_reader(watch, ended.set)
-        await asyncio.wait_for(ended.wait(), 10)
-    finally:
-        asyncio.get_running_loop().remove_reader(watch)
-        os.close(watch)
-        with suppress(ProcessLookupError):
-            os.kill(worker_process, signal.SIGKILL)
+    assert await asyncio.wait_for(events.exits.get(), 10) is ExitReason.REFUSED

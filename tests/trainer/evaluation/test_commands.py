@@ -1,5 +1,8 @@
+import errno
 import json
 import math
+import os
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from io import StringIO
@@ -16,13 +19,15 @@ from rhapsode_contract.model_directory import (
     NoSuchModel,
     NoSuchVersion,
     VerificationError,
+    files,
     publish,
 )
-from rhapsode_trainer.commands.aliases import promote, render_move, rollback
+from rhapsode_trainer.commands.aliases import pin, promote, render_move, render_pin, rollback, unpin
 from rhapsode_trainer.commands.compare import compare, render_comparison
 from rhapsode_trainer.commands.evaluate import evaluate_version, render_evaluation
 from rhapsode_trainer.commands.garbage import collect, render_collected
 from rhapsode_trainer.commands.listing import list_versions, render_list
+from rhapsode_trainer.commands.traffic import parse_weights, render_split, split_traffic
 from rhapsode_trainer.data.assembly import Document
 from rhapsode_trainer.data.settings import RowsConfig
 from rhapsode_trainer.data.tokenizer import train_tokenizer
@@ -41,8 +46,8 @@ DOCUMENTS = [
 ROWS = RowsConfig(kind="packed", block_size=32, loss_on="all", separator=": ")
 
 
-def screen(renderable: Any) -> str:
-    console = Console(file=StringIO(), width=120, force_terminal=False)
+def screen(renderable: Any, width: int = 160) -> str:
+    console = Console(file=StringIO(), width=width, force_terminal=False)
     console.print(renderable)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -178,8 +183,30 @@ def test_moves_that_are_impossible_say_so(folder: ModelFolder) -> None:
     promote(folder, 1)
     with pytest.raises(ConfigError, match="no champion before version 1"):
         rollback(folder)
-    with Lease.acquire(folder, owner="a trainer"), pytest.raises(LeaseHeld, match="a trainer"):
-        promote(folder, 1)
+
+
+def test_a_decision_does_not_wait_for_a_run_to_end(folder: ModelFolder) -> None:
+    for bits in (2.0, 1.9):
+        put(folder, records(bits))
+    with Lease.acquire(folder, owner="a trainer") as lease:
+        assert rollback(folder).after == 1
+        pin(folder, 1)
+        split_traffic(folder, {1: 1, 2: 1})
+        lease.check()
+        with pytest.raises(LeaseHeld, match="a trainer"):
+            collect(folder, keep=1, grace=timedelta())
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(folder, records(2.0))
+
+    def refuse(path: Path, data: bytes) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(files, "replace_file", refuse)
+    for decide in (lambda: pin(folder, 1), lambda: split_traffic(folder, {1: 1})):
+        with pytest.raises(ConfigError, match=r"--models: cannot write in .*poems: Permission denied"):
+            decide()
 
 
 def test_garbage_keeps_what_has_an_alias(folder: ModelFolder) -> None:
@@ -192,6 +219,154 @@ def test_garbage_keeps_what_has_an_alias(folder: ModelFolder) -> None:
     for keep, grace, field in ((0, 1, "--keep"), (1, -1, "--grace")):
         with pytest.raises(ConfigError, match=field):
             collect(folder, keep=keep, grace=timedelta(hours=grace))
+
+
+def test_a_pin_holds_servers_until_it_is_taken_away(folder: ModelFolder) -> None:
+    for bits in (2.0, 1.9, 1.8):
+        put(folder, records(bits))
+    undo = "`rhapsode-train unpin poems` lets them go on"
+    assert screen(render_pin(pin(folder, 1, reason="holidays"))) == (
+        "poems: pinned to version 1; `rhapsode-train unpin poems` lets servers go on\n"
+    )
+    assert "pinned to version 1 already" in screen(render_pin(pin(folder, 1)))
+    for move in (rollback(folder), promote(folder, 3), promote(folder, 3)):
+        assert move.holding == f"servers stay on version 1, which is pinned; {undo}"
+        assert "poems: servers stay on version 1" in screen(render_move(move)).splitlines()[1]
+    assert promote(folder, 1).holding == "", "they are there already"
+    assert screen(render_pin(unpin(folder))) == "poems: no longer pinned to version 1\n"
+    assert screen(render_pin(unpin(folder))) == "poems: was not pinned\n"
+    moves = [move for move in folder.history() if move["alias"] == "pinned"]
+    assert [(move["from"], move["to"]) for move in moves] == [(None, 1), (1, None)]
+    assert [move["reason"] for move in moves] == ["pinned by hand: holidays", "unpinned by hand"]
+
+
+def test_requests_are_split_until_the_split_is_cleared(folder: ModelFolder) -> None:
+    for bits in (2.0, 1.9, 1.8):
+        put(folder, records(bits))
+    split = split_traffic(folder, parse_weights(["3=90", "2=10", "1=0"]), reason="try")
+    assert screen(render_split(split)) == "poems: requests: split by weight, 1=0 2=10 3=90\n"
+    assert folder.traffic() == {1: 0, 2: 10, 3: 90}
+    assert folder.history()[-1]["reason"] == "split by hand: try"
+    assert promote(folder, 1).holding.startswith("servers split requests by weight, 2=10 3=90; ")
+    pin(folder, 2)
+    assert "servers stay on version 2 meanwhile" in screen(render_split(split_traffic(folder, {3: 1})))
+    assert unpin(folder).holding.startswith("servers split requests by weight, 3=1; ")
+    assert promote(folder, 3).holding == "", "all requests go there already"
+    assert screen(render_split(split_traffic(folder, {}))) == "poems: requests: all go to the champion, version 3\n"
+    assert (folder.traffic(), folder.history()[-1]["reason"]) == ({}, "split ended by hand")
+
+
+def test_traffic_that_cannot_be_understood_is_told_and_written_anew(folder: ModelFolder) -> None:
+    for bits in (2.0, 1.9):
+        put(folder, records(bits))
+    (folder.path / "traffic.json").write_text("{")
+    assert re.match(r"servers stay where they are: .*traffic\.json: .* set the traffic anew", rollback(folder).holding)
+    assert split_traffic(folder, {}).weights == {}
+    assert rollback(folder).holding == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["12"], "'12' is not a version and its weight, such as 12=90"),
+        (["champion=1"], "'champion=1' is not a version"),
+        (["1=-1"], "'1=-1' is not a version"),
+        (["1=0.5"], "'1=0.5' is not a version"),
+        (["1=50%"], "'1=50%' is not a version"),
+        (["1=\u0663"], "is not a version"),
+        (["1=1", "1=2"], "'1=2': version 1 has a weight already"),
+    ],
+)
+def test_weights_that_are_none_are_named(arguments: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        parse_weights(arguments)
+
+
+def test_servers_are_sent_only_to_what_verifies_and_what_the_gate_let_pass(folder: ModelFolder) -> None:
+    put(folder, records(2.0))
+    put(folder, records(2.5, accepted=False), alias="candidate")
+    for decide in (lambda: pin(folder, 2), lambda: split_traffic(folder, {1: 9, 2: 1})):
+        with pytest.raises(GateRejected, match="--force"):
+            decide()
+    assert pin(folder, 2, force=True).after == 2
+    assert folder.history()[-1]["reason"] == "pinned by hand, forced: its gate refused it"
+    assert split_traffic(folder, {1: 9, 2: 1}, force=True).weights == {1: 9, 2: 1}
+    assert folder.history()[-1]["reason"] == "split by hand, forced: its gate refused it"
+    (folder.path / "1" / "lineage.json").write_text("{}")
+    for decide in (lambda: pin(folder, 1), lambda: split_traffic(folder, {1: 1})):
+        with pytest.raises(VerificationError):
+            decide()
+    for weights, complaint in (({2: 0}, "all of them are 0"), ({2: 2**32}, "weight of version 2: 4294967296")):
+        with pytest.raises(ConfigError, match=complaint):
+            split_traffic(folder, weights, force=True)
+    assert (folder.aliases()["pinned"], folder.traffic()) == (2, {1: 9, 2: 1})
+
+
+def test_decisions_about_what_is_not_there_leave_nothing_behind(folder: ModelFolder) -> None:
+    for decide in (
+        lambda: pin(folder, 1),
+        lambda: unpin(folder),
+        lambda: split_traffic(folder, {1: 1}),
+        lambda: split_traffic(folder, {}),
+    ):
+        with pytest.raises(NoSuchModel):
+            decide()
+    assert not folder.path.exists()
+    put(folder, records(2.0))
+    for decide in (lambda: pin(folder, 2), lambda: split_traffic(folder, {1: 1, 2: 1})):
+        with pytest.raises(NoSuchVersion, match="no version 2; it has 1"):
+            decide()
+
+
+def test_garbage_keeps_what_people_decided_and_passes_over_what_servers_refused(
+    folder: ModelFolder, tmp_path: Path
+) -> None:
+    for _ in range(7):
+        put(folder, records(2.0), alias=None)
+    promote(folder, 1)
+    pin(folder, 2)
+    split_traffic(folder, {3: 1})
+    feedback = tmp_path / "feedback"
+    (feedback / "poems").mkdir(parents=True)
+    for file, verdict in (("1.a", "rolled_back"), ("5.a", "serving"), ("6.a", "quarantined"), ("7.b", "quarantined")):
+        document = {"schema_version": 1, "verdict": verdict, "reason": "canary_off", "server": file[-1]}
+        (feedback / "poems" / f"{file}.json").write_text(json.dumps(document))
+    collected = collect(folder, keep=1, grace=timedelta(hours=1), feedback=feedback)
+    assert (collected.removed, collected.kept) == ((4, 6), (1, 2, 3, 5, 7)), "5 is the newest that serves, 7 the newest"
+    (feedback / "poems" / "5.a.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"--feedback-dir: .*5\.a\.json"):
+        collect(folder, keep=1, grace=timedelta(), feedback=feedback)
+    with pytest.raises(ConfigError, match="no such folder"):
+        collect(folder, keep=1, grace=timedelta(), feedback=tmp_path / "elsewhere")
+
+
+def test_the_list_shows_pins_and_weights_in_a_narrow_terminal(folder: ModelFolder, tmp_path: Path) -> None:
+    for bits in (2.0, 1.9, 1.8):
+        put(folder, records(bits))
+    pin(folder, 3)
+    split_traffic(folder, {2: 90, 3: 10})
+    versions = list_versions(ModelDirectory(tmp_path / "models"))
+    assert [(each.aliases, each.weight) for each in versions] == [
+        ((), None),
+        (("previous",), 90),
+        (("champion", "pinned"), 10),
+    ]
+    shown = screen(render_list(versions), width=70)
+    for part in ("poems", "champion", "pinned", "previous", "90", "10"):
+        assert part in shown
+
+
+def test_a_model_that_cannot_be_read_is_named(
+    folder: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder, records(2.0))
+
+    def fail(folder: ModelFolder) -> list[int]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder.path))
+
+    monkeypatch.setattr(ModelFolder, "versions", fail)
+    with pytest.raises(SourceError, match="poems: Permission denied"):
+        list_versions(ModelDirectory(tmp_path / "models"))
 
 
 def test_the_list_has_metrics_and_aliases(folder: ModelFolder, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
-"""`gc`: old versions make room; whatever has an alias, and the newest ones, stay."""
+"""`gc`: old versions make room; whatever has an alias or a weight, and the newest ones, stay."""
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from rhapsode_contract.model_directory import Lease, ModelFolder, NoSuchModel, collect_garbage
 from rich.text import Text
 
 from ..errors import ConfigError
+from ..evaluation.opponent import refused_versions
 from ..publish.actor import actor
 
 
@@ -20,8 +22,11 @@ class Collected:
     grace: timedelta
 
 
-def collect(folder: ModelFolder, *, keep: int, grace: timedelta) -> Collected:
-    """Raises ConfigError (a value is out of range), NoSuchModel, LeaseHeld."""
+def collect(folder: ModelFolder, *, keep: int, grace: timedelta, feedback: Path | None = None) -> Collected:
+    """Versions that servers refused, by their verdicts in `feedback`, do not count among the newest `keep`.
+
+    Raises ConfigError (a value is out of range, a verdict cannot be understood), CorruptFile, NoSuchModel, LeaseHeld.
+    """
     if keep < 1:
         raise ConfigError(f"--keep: {keep} is less than 1: the newest version always stays")
     if grace < timedelta():
@@ -29,7 +34,8 @@ def collect(folder: ModelFolder, *, keep: int, grace: timedelta) -> Collected:
     if not folder.path.is_dir():
         raise NoSuchModel(f"no model {folder.name!r} in {folder.path.parent}")
     with Lease.acquire(folder, owner=actor()) as lease:
-        removed = collect_garbage(folder, lease, keep=keep, grace=grace)
+        refused = refused_versions(folder, feedback)
+        removed = collect_garbage(folder, lease, keep=keep, grace=grace, refused=refused)
     return Collected(model=folder.name, removed=tuple(removed), kept=tuple(folder.versions()), grace=grace)
 
 

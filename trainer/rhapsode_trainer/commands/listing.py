@@ -1,22 +1,32 @@
 """`list`: every version of every model with what was measured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rhapsode_contract.model_directory import ModelDirectory, ModelFolder
+from rhapsode_contract.model_directory import CHAMPION, ModelDirectory, ModelFolder
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import SourceError
 from .records import VersionRecords, number, read_records
+
+_WHOLE = ("model", "version", "aliases", "weight")
+_NUMERIC = ("version", "weight", "bits per byte", "perplexity")
+_HEADINGS = (*_WHOLE, "created", "recipe", "bits per byte", "perplexity", "gate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One version. Numbers are None where nothing was measured; `verdict` is passed, failed, forced or empty."""
+    """One version. Numbers are None where nothing was measured; `verdict` is passed, failed, forced or empty.
+
+    `weight` is its part of the requests beside those of the other versions; None where it was given none.
+    """
 
     model: str
     version: int
     aliases: tuple[str, ...]
+    weight: int | None
     created: str
     recipe: str
     bits_per_byte: float | None
@@ -28,17 +38,26 @@ class Listed:
 
 def list_versions(directory: ModelDirectory) -> list[Listed]:
     """By model and version, ascending. Raises SourceError and CorruptFile, naming the file."""
-    folders = [directory.model(name) for name in directory.models()]
-    return [_listed(folder, version) for folder in folders for version in folder.versions()]
+    try:
+        folders = [directory.model(name) for name in directory.models()]
+        return [listed for folder in folders for listed in _list_model(folder)]
+    except OSError as error:
+        raise SourceError(f"{error.filename or directory.root}: {error.strerror}") from None
 
 
-def _listed(folder: ModelFolder, version: int) -> Listed:
+def _list_model(folder: ModelFolder) -> list[Listed]:
+    aliases, weights = folder.aliases(), folder.traffic()
+    return [_listed(folder, version, aliases, weights.get(version)) for version in folder.versions()]
+
+
+def _listed(folder: ModelFolder, version: int, aliases: Mapping[str, int], weight: int | None) -> Listed:
     records = read_records(folder.version_path(version))
     after = records.evaluation.get("after", {})
     return Listed(
         model=folder.name,
         version=version,
-        aliases=tuple(sorted(alias for alias, number in folder.aliases().items() if number == version)),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == version)),
+        weight=weight,
         created=str(records.lineage.get("created", "")),
         recipe=str(records.lineage.get("recipe") or ""),
         bits_per_byte=number(after, "bits_per_byte"),
@@ -57,16 +76,17 @@ def _verdict(records: VersionRecords) -> str:
 
 
 def render_list(versions: list[Listed]) -> Table:
-    """A row for each version."""
+    """A row for each version; `pinned` among its aliases and `weight` are what people decided for all servers."""
     table = Table()
-    for heading in ("model", "version", "aliases", "created", "recipe", "bits per byte", "perplexity", "gate"):
-        numeric = heading in ("version", "bits per byte", "perplexity")
-        table.add_column(heading, justify="right" if numeric else "left")
+    for heading in _HEADINGS:
+        # In a narrow terminal the others give way: a version and what it serves as can always be read.
+        table.add_column(heading, justify="right" if heading in _NUMERIC else "left", no_wrap=heading in _WHOLE)
     for each in versions:
-        aliases = ", ".join(each.aliases)
         perplexity = "" if each.perplexity is None else f"{each.perplexity:,.1f}"
-        cells = (each.model, str(each.version), aliases, each.created, each.recipe, _bits(each), perplexity)
-        table.add_row(*map(Text, cells), each.verdict, style="bold" if "champion" in each.aliases else None)
+        weight = "" if each.weight is None else str(each.weight)
+        serves = (each.model, str(each.version), "\n".join(each.aliases), weight)
+        cells = (*serves, each.created, each.recipe, _bits(each), perplexity)
+        table.add_row(*map(Text, cells), each.verdict, style="bold" if CHAMPION in each.aliases else None)
     return table
 
 

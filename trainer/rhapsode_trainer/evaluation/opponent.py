@@ -1,17 +1,17 @@
-"""Which version a new model has to beat: servers have a say, by what they write into their feedback directory."""
+"""What servers say of versions in their feedback directory, and so which one a new model has to beat."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rhapsode_contract.model_directory import ModelFolder
+from rhapsode_contract.model_directory import CHAMPION, PREVIOUS, ModelFolder
 
 from ..errors import ConfigError
 
 _REFUSALS = ("quarantined", "rolled_back")
 _VERDICTS = (*_REFUSALS, "serving")
-_CANDIDATES = ("champion", "previous")
+_CANDIDATES = (CHAMPION, PREVIOUS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,14 @@ def find_opponent(folder: ModelFolder, feedback: Path | None) -> Opponent:
             return Opponent(version=version, refused=refused)
         refused[version] = reason
     return Opponent(version=None, refused=refused)
+
+
+def refused_versions(folder: ModelFolder, feedback: Path | None) -> dict[int, str]:
+    """The versions that servers refused, ascending, each with why. Raises ConfigError as `find_opponent` does."""
+    if feedback is None:
+        return {}
+    reasons = {version: refusal(feedback, folder.name, version) for version in folder.versions()}
+    return {version: reason for version, reason in reasons.items() if reason is not None}
 
 
 def refusal(feedback: Path, model: str, version: int) -> str | None:

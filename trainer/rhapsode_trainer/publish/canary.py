@@ -1,10 +1,13 @@
-"""The canary: what this model says, token by token, so that whoever loads it can prove to have the same model.
+"""The canary: what this model says, token by token, so that whoever loads it can prove to have the same model; and what
+its tokenizer makes of some texts, so that whoever loads that can prove to have the same tokenizer.
 
 Shapes: T tokens of prompt and continuation, V vocabulary.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,32 @@ from transformers import PreTrainedModel
 SCHEMA_VERSION = 1
 PROMPT_TOKENS = 16
 CONTINUATION_TOKENS = 32
+PROBES = (
+    "",
+    "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n",
+    "  leading,   inner and trailing whitespace \t\n\n\n   ",
+    "emoji \N{GRINNING FACE}\N{FAMILY}\N{ZERO WIDTH JOINER}\N{ROCKET} \N{REGIONAL INDICATOR SYMBOL LETTER D}",
+    "combining e\N{COMBINING ACUTE ACCENT} a\N{COMBINING DIAERESIS}\N{COMBINING CEDILLA}, composed \xe9",
+    "right to left \N{HEBREW LETTER SHIN}\N{HEBREW LETTER LAMED} \N{ARABIC LETTER SEEN}\N{ARABIC LETTER LAM}",
+    "\N{CJK UNIFIED IDEOGRAPH-8A69} \N{KATAKANA LETTER U} \N{FULLWIDTH LATIN CAPITAL LETTER A} \x00 \x7f \ufffd",
+    "def f(x):\n\treturn {'a': 1.5e-3, \"b\": [x]}  # 1234567890 <tag> <|endoftext|> </s> don't won't",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerProbe:
+    """A text and its ids, without added special tokens."""
+
+    text: str
+    ids: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerRecord:
+    """`sha256` of the tokenizer.json, in hexadecimal, and what it gives for `PROBES`."""
+
+    sha256: str
+    probes: list[TokenizerProbe]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +55,15 @@ class Canary:
     continuation_ids: list[int]
     logprobs: list[float]
     margins: list[float]
+    tokenizer: TokenizerRecord | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def record_canary(model: PreTrainedModel, prompt_ids: Sequence[int]) -> Canary:
+def record_canary(
+    model: PreTrainedModel, prompt_ids: Sequence[int], tokenizer: TokenizerRecord | None = None
+) -> Canary:
     """Continues the prompt greedily (past EOS) and scores the continuation in one forward. `model` is in fp32."""
     context = getattr(model.config, "max_position_embeddings", None) or PROMPT_TOKENS + CONTINUATION_TOKENS
     prompt = list(prompt_ids[: min(PROMPT_TOKENS, context // 2)])
@@ -44,7 +76,17 @@ def record_canary(model: PreTrainedModel, prompt_ids: Sequence[int]) -> Canary:
         continuation_ids=continuation,
         logprobs=logprobs,
         margins=margins,
+        tokenizer=tokenizer,
     )
+
+
+def record_tokenizer(file: Path) -> TokenizerRecord:
+    """Of a tokenizer.json, read as servers read it."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    probes = [TokenizerProbe(text=text, ids=tokenizer.encode(text, add_special_tokens=False).ids) for text in PROBES]
+    return TokenizerRecord(sha256=hashlib.sha256(file.read_bytes()).hexdigest(), probes=probes)
 
 
 def score(

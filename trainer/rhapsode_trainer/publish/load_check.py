@@ -14,16 +14,6 @@ from pathlib import Path
 from ..errors import LoadCheckError
 
 TOLERANCE = 1e-4
-PROBES = (
-    "",
-    "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n",
-    "  leading,   inner and trailing whitespace \t\n\n\n   ",
-    "emoji \N{GRINNING FACE}\N{FAMILY}\N{ZERO WIDTH JOINER}\N{ROCKET} \N{REGIONAL INDICATOR SYMBOL LETTER D}",
-    "combining e\N{COMBINING ACUTE ACCENT} a\N{COMBINING DIAERESIS}\N{COMBINING CEDILLA}, composed \xe9",
-    "right to left \N{HEBREW LETTER SHIN}\N{HEBREW LETTER LAMED} \N{ARABIC LETTER SEEN}\N{ARABIC LETTER LAM}",
-    "\N{CJK UNIFIED IDEOGRAPH-8A69} \N{KATAKANA LETTER U} \N{FULLWIDTH LATIN CAPITAL LETTER A} \x00 \x7f \ufffd",
-    "def f(x):\n\treturn {'a': 1.5e-3, \"b\": [x]}  # 1234567890 <tag> <|endoftext|> </s> don't won't",
-)
 
 
 def check_in_fresh_process(version: Path) -> None:
@@ -46,6 +36,8 @@ def check_tokenizer(version: Path) -> None:
     """tokenizer.json alone must give the ids that AutoTokenizer gives: servers load nothing else."""
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
+
+    from .canary import PROBES
 
     plain = Tokenizer.from_file(str(version / "tokenizer.json"))
     full = AutoTokenizer.from_pretrained(version, local_files_only=True)

@@ -11,7 +11,7 @@ from rhapsode_contract.postprocess import Pipeline
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .actor import actor
-from .canary import record_canary
+from .canary import record_canary, record_tokenizer
 from .load_check import check_in_fresh_process
 
 SCHEMA_VERSION = 1
@@ -77,7 +77,7 @@ def publish_version(
 def _write(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: Records) -> None:
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    canary = record_canary(model.float().cpu(), records.canary_prompt)
+    canary = record_canary(model.float().cpu(), records.canary_prompt, record_tokenizer(path / "tokenizer.json"))
     (path / "README.md").write_text(records.card, encoding="utf-8")
     _write_json(path / "evaluation.json", {"schema_version": SCHEMA_VERSION, **records.evaluation})
     _write_json(path / "lineage.json", {"schema_version": SCHEMA_VERSION, **records.lineage})

@@ -1,0 +1,27 @@
+"""What a process asks of the operating system for itself. Linux; elsewhere nothing happens."""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+_LOWEST_PRIORITY = 19
+
+
+def end_with_parent(parent: int) -> None:
+    """From now on the system kills this process when its parent ends, even one that is stopped or hangs.
+
+    `parent` is the process id of whoever started this one, which may have ended already. "Ends" is said of the
+    parent's thread that started this process: it must live as long as the parent.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def lower_priority() -> None:
+    """Of the calling thread and those that it will start: they give way to all others. There is no way back."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)

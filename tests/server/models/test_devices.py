@@ -1,0 +1,18 @@
+"""Workers are spread over devices."""
+
+from rhapsode_server.models.devices import Device, DevicePool
+
+
+def test_the_device_with_the_fewest_workers_is_next() -> None:
+    pool = DevicePool(("cuda:0", "cuda:1"), threads=0)
+    first, second, third = pool.take(), pool.take(), pool.take()
+    assert [place.device.name for place in (first, second, third)] == ["cuda:0", "cuda:1", "cuda:0"]
+    first.give_back()
+    third.give_back()
+    assert pool.take().device == Device("cuda:0", 0)
+
+
+def test_a_share_of_the_cpu_is_so_many_threads() -> None:
+    assert DevicePool(("cpu:4",), threads=1).take().device == Device("cpu", 4)
+    assert DevicePool(("cpu",), threads=3).take().device == Device("cpu", 3)
+    assert DevicePool(("auto",), threads=2).take().device == Device("auto", 2)
