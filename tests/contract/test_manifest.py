@@ -17,6 +17,7 @@ from rhapsode_contract.model_directory import (
 )
 from rhapsode_contract.model_directory.manifest import seal
 
+JSON_SPACE = b" \t\r\n"
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)), "adapters/a.json": b"[]"}
 
 
@@ -78,7 +79,7 @@ def test_any_flipped_byte_of_the_manifest_itself(version: Path, mask: int) -> No
         content = bytearray(whole)
         content[index] ^= mask
         file.write_bytes(content)
-        if whole[index : index + 1].isspace() and content[index : index + 1].isspace():
+        if whole[index] in JSON_SPACE and content[index] in JSON_SPACE:
             assert read_manifest(version) == manifest
             continue
         with pytest.raises(VerificationError) as caught:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rhapsode.v1 import generation_pb2 as pb
 from rhapsode.v1.generation_pb2_grpc import GenerationServiceStub
@@ -63,7 +63,6 @@ async def refusal(stub: GenerationServiceStub, **fields: Any) -> str:
     return str(error_from(caught.value))
 
 
-@settings(deadline=None)
 @given(length=st.integers(0, 300), context=st.integers(1, 70), data=st.data())
 def test_the_windows_are_those_of_the_trainer(length: int, context: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, context - 1))
