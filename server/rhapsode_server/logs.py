@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from rhapsode_server.printable import printable
+
 
 class TextFormatter(logging.Formatter):
-    """`2026-11-21 06:31:02.345 INFO message key=value ...`; no field can begin a line of its own."""
+    """`2026-11-21 06:31:02.345 INFO message key=value ...`; nothing in it can begin a line or steer a terminal."""
 
     default_msec_format = "%s.%03d"
 
@@ -18,8 +20,11 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (named by logging)
         fields = " ".join(f"{name}={_value(value)}" for name, value in _fields(record).items())
-        line = super().formatMessage(record).replace("\n", "\\n")
-        return f"{line} {fields}" if fields else line
+        line = super().formatMessage(record)
+        return printable(f"{line} {fields}" if fields else line)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  (named by logging)
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
 class JsonFormatter(logging.Formatter):

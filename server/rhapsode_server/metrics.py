@@ -136,7 +136,8 @@ class Metrics:
         self._requests.labels(model, version, outcome, finish_reason).inc()
 
     def count_prompt_tokens(self, model: str, version: int, count: int) -> None:
-        self._prompt_tokens.labels(model, version).inc(count)
+        if not self._is_gone(model, version):
+            self._prompt_tokens.labels(model, version).inc(count)
 
     def count_generated_tokens(self, model: str, version: int, count: int) -> None:
         if not self._is_gone(model, version):
@@ -161,6 +162,8 @@ class Metrics:
 
     def observe_step(self, model: str, version: int, stats: EngineStats, seconds: float) -> None:
         """An engine made a step that took `seconds`."""
+        if self._is_gone(model, version):
+            return
         self._waiting.labels(model, version).set(stats.waiting)
         self._running.labels(model, version).set(stats.running)
         self._blocks_used.labels(model, version).set(stats.blocks_used)
@@ -173,6 +176,8 @@ class Metrics:
 
     def engine_lost(self, model: str, version: int) -> None:
         """Nothing waits, runs or holds memory in an engine that has ended."""
+        if self._is_gone(model, version):
+            return
         for gauge in (self._waiting, self._running, self._blocks_used):
             gauge.labels(model, version).set(0)
 
@@ -189,7 +194,8 @@ class Metrics:
         self._quarantines.labels(model, reason).inc()
 
     def count_worker_restart(self, model: str, version: int) -> None:
-        self._worker_restarts.labels(model, version).inc()
+        if not self._is_gone(model, version):
+            self._worker_restarts.labels(model, version).inc()
 
     def count_worker_exit(self, model: str, version: int, reason: str) -> None:
         """An engine process ended; `reason` is one word, such as `killed`."""
@@ -225,8 +231,8 @@ class Metrics:
         return (model, version) in self._gone
 
     def forget(self, model: str, version: int) -> None:
-        """Remove the series of a version that is no longer served. Callers may still read its last tokens: these
-        would bring the series back, so they are not counted."""
+        """Remove the series of a version that is no longer served. Callers may still read its last tokens, and its
+        engine may end later: these would bring the series back, so they are not counted."""
         self._states.pop((model, version), None)
         self._gone.add((model, version))
         self._weights.get(model, set()).discard(version)

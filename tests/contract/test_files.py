@@ -34,6 +34,36 @@ def test_replace_file_syncs_the_content_before_the_name(tmp_path: Path, log: lis
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "new")]
 
 
+def test_read_file_reads_what_write_file_wrote_also_through_a_link(tmp_path: Path) -> None:
+    files.write_file(tmp_path / "a.json", b"abc" * 1000)
+    (tmp_path / "link").symlink_to("a.json")
+    assert files.read_file(tmp_path / "link") == files.read_file(tmp_path / "a.json", limit=None) == b"abc" * 1000
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_read_file_waits_for_nothing_that_is_no_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(ValueError, match="not a regular file"):
+        files.read_file(path)
+
+
+def test_read_file_takes_no_more_than_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.touch()
+    os.truncate(path, files.SMALL_FILE)
+    assert len(files.read_file(path)) == files.SMALL_FILE
+    os.truncate(path, files.SMALL_FILE + 1)
+    with pytest.raises(ValueError, match="16777217 bytes, more than 16 MiB"):
+        files.read_file(path)
+    assert len(files.read_file(path, limit=None)) == files.SMALL_FILE + 1
+
+
 def test_append_line_is_durable_even_in_a_new_file(tmp_path: Path, log: list[str]) -> None:
     files.append_line(tmp_path / "a.jsonl", b"{}")
     assert log == ["write", "sync file", "sync folder"]

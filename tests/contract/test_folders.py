@@ -103,6 +103,25 @@ def test_corrupt_aliases_are_an_error_that_names_the_file(folder: ModelFolder, g
         folder.aliases()
 
 
+@pytest.mark.parametrize("name", ["aliases.json", "traffic.json", "history.jsonl", "ratings.jsonl"])
+def test_a_pipe_in_the_place_of_a_file_is_an_error_that_names_it(folder: ModelFolder, name: str) -> None:
+    folder.path.mkdir(parents=True)
+    os.mkfifo(folder.path / name)
+    with pytest.raises(CorruptFile, match=rf"poems/{name}: .*not a regular file"):
+        {"aliases": folder.aliases, "traffic": folder.traffic, "history": folder.history, "ratings": folder.ratings}[
+            name.split(".")[0]
+        ]()
+
+
+@pytest.mark.parametrize("name", ["aliases.json", "traffic.json"])
+def test_a_huge_file_is_an_error_that_names_it(folder: ModelFolder, name: str) -> None:
+    folder.path.mkdir(parents=True)
+    (folder.path / name).touch()
+    os.truncate(folder.path / name, 1 << 40)
+    with pytest.raises(CorruptFile, match=rf"poems/{name}: .*more than 16 MiB"):
+        (folder.aliases if name == "aliases.json" else folder.traffic)()
+
+
 def test_a_torn_last_line_of_the_history_is_left_out_and_written_over(
     folder: ModelFolder, publish_one: Callable[..., int]
 ) -> None:

@@ -130,6 +130,34 @@ def test_a_pipe_is_refused_without_being_opened(version: Path) -> None:
     assert (error.reason, error.file) == ("foreign_file", "config.json")
 
 
+@pytest.mark.parametrize(("kind", "detail"), [("pipe", "not a regular file"), ("huge", "more than 16 MiB")])
+def test_a_manifest_that_cannot_be_read_at_once(version: Path, kind: str, detail: str) -> None:
+    manifest = version / "MANIFEST.json"
+    if kind == "huge":
+        os.truncate(manifest, 1 << 40)
+    else:
+        manifest.unlink()
+        os.mkfifo(manifest)
+    error = refused(version)
+    assert (error.reason, error.file) == ("bad_manifest", "MANIFEST.json")
+    assert detail in error.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"\xff\x1b[2J\r\n.json", "\\udcff\\x1b[2J\\r\\n.json"),
+        ("G\u00f6the 'x' \u8a69.json".encode(), "G\u00f6the 'x' \u8a69.json"),
+    ],
+)
+def test_any_file_name_can_be_printed(version: Path, name: bytes, shown: str) -> None:
+    (version / os.fsdecode(name)).touch()
+    error = refused(version)
+    assert (error.reason, error.file) == ("foreign_file", shown)
+    str(error).encode()
+    assert str(error).isprintable()
+
+
 def test_a_folder_in_the_place_of_a_file(version: Path) -> None:
     (version / "config.json").unlink()
     (version / "config.json").mkdir()

@@ -26,6 +26,23 @@ def test_no_value_can_begin_a_line_or_a_field_of_its_own() -> None:
     assert line.count('request_id="r-1\\n2026') == 1
 
 
+def test_nothing_steers_the_terminal() -> None:
+    hostile = "a\r\x1b[2J\x7f\x9b\u202e\udcff\u2028b"
+    made = record("file %s", hostile, file=hostile)
+    try:
+        raise RuntimeError(hostile)
+    except RuntimeError:
+        made.exc_info = sys.exc_info()
+    first, *traceback = TextFormatter().format(made).split("\n")
+    assert all(map(str.isprintable, [first, *traceback]))
+    assert r"file a\r\x1b[2J\x7f\x9b\u202e\udcff\u2028b" in first
+    assert traceback[-1] == r"RuntimeError: a\r\x1b[2J\x7f\x9b\u202e\udcff\u2028b"
+
+
+def test_what_can_be_printed_stays() -> None:
+    assert TextFormatter().format(record("G\u00f6the \u8a69 \\ 'x'")).endswith(" INFO G\u00f6the \u8a69 \\ 'x'")
+
+
 def test_json_is_one_object_with_the_fields_in_it() -> None:
     content = json.loads(JsonFormatter().format(record("request\n", request_id="r-1", version=3)))
     assert datetime.fromisoformat(content.pop("time")).tzinfo is not None

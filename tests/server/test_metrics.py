@@ -103,6 +103,7 @@ def test_a_version_that_goes_takes_its_series_with_it(metrics: Metrics) -> None:
     assert not [sample for sample in ours if sample.labels.get("version") == "3"]
     assert len({sample.name for sample in ours if sample.labels.get("version") == "4"}) > 20
     assert [sample.value for sample in ours if sample.name == "rhapsode_quarantines_total"] == [2]
+    metrics.set_version_state("poems", 3, "loading")
     everything(metrics, 3)
     assert value(metrics, "model_forwards_total") == 1
 
@@ -170,13 +171,18 @@ def test_an_engine_that_was_lost_holds_nothing(metrics: Metrics) -> None:
     assert value(metrics, "kv_blocks") == 100
 
 
-def test_late_readers_do_not_bring_a_version_back(metrics: Metrics) -> None:
+def test_what_comes_late_does_not_bring_a_version_back(metrics: Metrics) -> None:
     everything(metrics)
     metrics.forget("poems", 3)
     metrics.count_request("poems", 3, "ok", "length")
     metrics.count_generated_tokens("poems", 3, 6)
     metrics.observe_inter_token("poems", 3, 5, 0.1)
     metrics.observe_request("poems", 3, queue=0.001, first_token=0.002, total=0.1)
+    metrics.count_prompt_tokens("poems", 3, 4)
+    a_step(metrics)
+    metrics.engine_lost("poems", 3)
+    metrics.count_worker_restart("poems", 3)
+    metrics.count_worker_exit("poems", 3, "crashed")
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     assert not [sample for sample in samples if sample.labels.get("version") == "3"]
     metrics.set_version_state("poems", 3, "loading")

@@ -120,7 +120,7 @@ def load(
 ) -> None:
     """Load and prove a version beside those that serve, and wait until it is ready.
 
-    A quarantined version is tried again.
+    A quarantined version is tried again; if it is the one decided for, its traffic comes back with that.
     """
     with connected_admin(address, timeout) as client:
         status = client.load(version, model, ttl=ttl)

@@ -12,11 +12,11 @@ from .names import ALIAS_PATTERN, CHAMPION, PREVIOUS, parse_version
 def read_aliases(path: Path) -> dict[str, int]:
     """The aliases in the file at `path`; none when there is no file. Raises CorruptFile."""
     try:
-        aliases = json.loads(path.read_bytes())
+        aliases = json.loads(files.read_file(path))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        raise CorruptFile(f"{path}: not JSON: {error}") from error
+        raise CorruptFile(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(aliases, dict) or not all(_valid(alias, version) for alias, version in aliases.items()):
         raise CorruptFile(f'{path}: expected an object of aliases and version numbers such as {{"champion": 12}}')
     return aliases

@@ -16,6 +16,8 @@ Invalid arguments (a model name, an alias, a file that may not be published) are
 from pathlib import Path
 from typing import Literal
 
+from .names import printable
+
 Reason = Literal["missing_file", "hash_mismatch", "missing_manifest", "bad_manifest", "foreign_file"]
 
 
@@ -24,17 +26,20 @@ class ModelDirectoryError(Exception):
 
 
 class VerificationError(ModelDirectoryError):
-    """A version failed verification: `reason` names how, `file` the file (relative to the version, with slashes)."""
+    """A version failed verification: `reason` names how, `file` the file (relative to the version, with slashes).
+
+    All of it can be printed: a file may have any name.
+    """
 
     def __init__(self, version: Path, reason: Reason, file: str, detail: str) -> None:
         super().__init__(version, reason, file, detail)
         self.version = version
         self.reason: Reason = reason
-        self.file = file
-        self.detail = detail
+        self.file = printable(file)
+        self.detail = printable(detail)
 
     def __str__(self) -> str:
-        return f"{self.version}: {self.reason}: {self.file}: {self.detail}"
+        return f"{printable(str(self.version))}: {self.reason}: {self.file}: {self.detail}"
 
 
 class CorruptFile(ModelDirectoryError):

@@ -7,6 +7,7 @@ crash at each single operation.
 import fcntl
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 _LOCK_POLL_SECONDS = 0.005
 _READABLE_BY_OTHER_USERS = 0o666  # minus the umask: a server often runs as another user than the trainer
+_MEBIBYTE = 1 << 20
+SMALL_FILE = 16 * _MEBIBYTE
 
 
 class LockBusyError(OSError):
@@ -41,6 +44,21 @@ def write_file(path: Path, data: bytes) -> None:
     with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         _write_all(descriptor, data)
         os.fsync(descriptor)
+
+
+def read_file(path: Path, *, limit: int | None = SMALL_FILE) -> bytes:
+    """The content of a regular file of at most `limit` bytes (None: of any size); symbolic links are followed.
+
+    Raises ValueError, which does not name the file, for anything else: a pipe would block whoever reads it.
+    """
+    with _opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if limit is not None and status.st_size > limit:
+            raise ValueError(f"{status.st_size} bytes, more than {limit // _MEBIBYTE} MiB")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(status.st_size)
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -16,9 +16,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     A last line without its newline is one that a crash has torn, and is left out.
     """
     try:
-        *complete, _torn = path.read_bytes().split(b"\n")
+        *complete, _torn = files.read_file(path, limit=None).split(b"\n")
     except FileNotFoundError:
         return []
+    except ValueError as error:
+        raise CorruptFile(f"{path}: {error}") from error
     return [_parse(path, number, line) for number, line in enumerate(complete, start=1)]
 
 

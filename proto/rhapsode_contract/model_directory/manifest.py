@@ -56,7 +56,7 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Parses the manifest of the version at `path` without looking at the files. Raises VerificationError."""
     try:
-        document = json.loads((path / MANIFEST).read_bytes())
+        document = json.loads(files.read_file(path / MANIFEST))
         manifest = Manifest(
             schema_version=document["schema_version"],
             dtype=document["dtype"],
@@ -68,7 +68,7 @@ def read_manifest(path: Path) -> Manifest:
         )
         _check_whole(document)
         return manifest
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         raise VerificationError(path, "missing_manifest", MANIFEST, "there is none: not (yet) a version") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise VerificationError(path, "bad_manifest", MANIFEST, f"{type(error).__name__}: {error}") from error

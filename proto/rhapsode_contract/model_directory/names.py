@@ -26,6 +26,11 @@ PINNED = "pinned"
 PUBLISHABLE_SUFFIXES = frozenset({".html", ".jinja", ".json", ".jsonl", ".md", ".safetensors", ".txt"})
 
 
+def printable(text: str) -> str:
+    """`text` with escapes for what cannot be printed, such as control characters, and bytes that are not UTF-8."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def check_model_name(name: str) -> str:
     """Returns `name`, or raises ValueError when it cannot name a model."""
     if not MODEL_NAME_PATTERN.fullmatch(name):

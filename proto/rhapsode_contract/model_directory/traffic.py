@@ -17,7 +17,7 @@ MAX_WEIGHT = 2**32 - 1
 def read_traffic(path: Path) -> dict[int, int]:
     """The weights by version, ascending, in the file at `path`; none when there is no file. Raises CorruptFile."""
     try:
-        return dict(sorted(_parse(json.loads(path.read_bytes())).items()))
+        return dict(sorted(_parse(json.loads(files.read_file(path))).items()))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """canary.json of a version: what its publisher recorded of the model and its tokenizer. Imports no torch."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +97,13 @@ def _check_ids(name: str, ids: Any) -> None:
 
 
 def _check_numbers(name: str, numbers: Any, *, count: int) -> None:
-    is_list = isinstance(numbers, list) and all(type(each) in (int, float) and math.isfinite(each) for each in numbers)
-    _require(is_list, name, "is no list of finite numbers")
+    _require(isinstance(numbers, list) and all(map(_is_finite, numbers)), name, "is no list of finite numbers")
     _require(len(numbers) == count, name, f"has {len(numbers)} numbers for {count} tokens")
+
+
+def _is_finite(number: Any) -> bool:
+    """Also whether a float holds it: JSON has larger integers."""
+    return type(number) in (int, float) and abs(number) <= sys.float_info.max
 
 
 def _require(condition: bool, name: str, problem: str) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from rhapsode_server.engine.host_memory import Memory, host_memory
 from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.quantize import int8_bytes
-from rhapsode_server.engine.refusal import OUT_OF_MEMORY, ModelRefused
+from rhapsode_server.engine.refusal import OUT_OF_MEMORY, TOO_LARGE, ModelRefused
 
 BLOCK_SIZE = 16
 # Of a cache whose size is not stated: with fewer, hardly a prompt would fit.
@@ -30,7 +30,7 @@ def check_room(options: EngineOptions, device: torch.device, dtype: torch.dtype)
         # What is loaded in float32 is a quarter of that in the end.
         weights = count * (1 if options.quantization == "int8" else dtype.itemsize)
         share = int(memory.total * options.device_memory_fraction)
-        _require(weights, share, f"are its share of {device} (--device-memory-fraction)")
+        _require(weights, share, f"are its share of {device} (--device-memory-fraction)", reason=TOO_LARGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +87,9 @@ def _weights_bytes(model: PreTrainedModel) -> int:
     return int8_bytes(model) + sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def _require(needed: int, there: int, what: str) -> None:
+def _require(needed: int, there: int, what: str, reason: str = OUT_OF_MEMORY) -> None:
     if needed > there:
-        raise ModelRefused(OUT_OF_MEMORY, f"it needs {_gibibytes(needed)}, {_gibibytes(there)} {what}")
+        raise ModelRefused(reason, f"it needs {_gibibytes(needed)}, {_gibibytes(there)} {what}")
 
 
 def _gibibytes(number: int) -> str:

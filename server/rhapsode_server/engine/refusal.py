@@ -1,23 +1,27 @@
 """Why a model cannot be run here, or a constraint not be followed. Imports no torch."""
 
+from rhapsode_server.printable import printable
+
 UNSUPPORTED_ARCHITECTURE = "unsupported_architecture"
 NON_FINITE_LOGITS = "non_finite_logits"
 CANARY_OFF = "canary_off"
 LOAD_FAILED = "load_failed"
 LOAD_TIMEOUT = "load_timeout"
 OUT_OF_MEMORY = "out_of_memory"
+TOO_LARGE = "too_large"
 TOKENIZER_MISMATCH = "tokenizer_mismatch"
 
 _OUT_OF_MEMORY_SIGNS = ("out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED")
 
 
 class ModelRefused(Exception):  # noqa: N818 - it says what happened
-    """`reason` is one word that operators can act on, for example `unsupported_architecture`; `detail` says more."""
+    """`reason` is one word that operators can act on, for example `unsupported_architecture`; `detail` says more,
+    on one line that can be printed whatever names and values of files it quotes."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.detail = detail
+        self.detail = printable(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
 
 class ConstraintsBusy(Exception):  # noqa: N818 - it says what happened

@@ -37,7 +37,7 @@ def answer(model: ServedModel, version: int | None, alias: str | None, key: str)
 
 
 def _by_traffic(model: ServedModel, key: str) -> ServedVersion:
-    number = model.split.pick(key, model.live())
+    number = model.split.pick(key, model.roster.live())
     if number is not None:
         return _served(model.versions[number])
     for each in (*model.split.versions, *model.decision.weights, *sorted(model.versions, reverse=True)):

@@ -1,6 +1,8 @@
 """What a version's own files say for what a request leaves unset."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ def read_defaults(path: Path, vocabulary_size: int) -> GenerationDefaults:
     generation, config = _read(path / "generation_config.json"), _read(path / "config.json")
 
     def token_ids(name: str) -> tuple[int, ...]:
-        ids = _ids(_first(generation.get(name), config.get(name)))
+        with _naming(name):
+            ids = _ids(_first(generation.get(name), config.get(name)))
         return tuple(token_id for token_id in ids if 0 <= token_id < vocabulary_size)
 
     try:
@@ -31,15 +34,24 @@ def read_defaults(path: Path, vocabulary_size: int) -> GenerationDefaults:
             bos_token_id=next(iter(token_ids("bos_token_id")), None),
             eos_token_ids=token_ids("eos_token_id"),
         )
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ModelRefused(LOAD_FAILED, f"generation_config.json cannot be understood: {error}") from error
 
 
 def _number(document: dict[str, Any], name: str, default: float, least: float, most: float) -> float:
-    value = float(_first(document.get(name), default))
+    with _naming(name):
+        value = float(_first(document.get(name), default))
     if not least <= value <= most:
         raise ValueError(f"{name}: {value:g} is not from {least:g} to {most:g}")
     return value
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{field}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

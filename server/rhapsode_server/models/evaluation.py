@@ -1,6 +1,7 @@
 """What the trainer measured of a version, for those who ask the server."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,5 +30,7 @@ def _object(document: Any, name: str) -> dict[str, Any]:
 
 
 def _number(document: dict[str, Any], name: str) -> float | None:
-    found = document.get(name)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    found: Any = document.get(name)
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    # JSON has integers that no float holds, and Python's has NaN.
+    return float(found) if is_number and abs(found) <= sys.float_info.max else None

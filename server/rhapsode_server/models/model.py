@@ -6,18 +6,19 @@ which of many changes caused the look, nor whether one was missed.
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from rhapsode_contract.model_directory import PREVIOUS
 
-from rhapsode_server.engine.refusal import OUT_OF_MEMORY, ModelRefused
+from rhapsode_server.engine.refusal import ModelRefused
 from rhapsode_server.models.policy import NOTHING, Decision, decide, fleet_decision, is_in_force
 from rhapsode_server.models.probation import Probation, Trials, Vitals
 from rhapsode_server.models.quarantine import Quarantine
 from rhapsode_server.models.records import Records
+from rhapsode_server.models.roster import Roster
 from rhapsode_server.models.scan import ScannedModel
 from rhapsode_server.models.served import ModelStatus, TrafficOverride, TrafficSource, VersionState
 from rhapsode_server.models.traffic import Split
@@ -41,23 +42,32 @@ class ServedModel:
     records: Records
     on_change: Callable[[], None]
     found: ScannedModel = field(default_factory=lambda: ScannedModel(name=""))
-    versions: dict[int, Version] = field(default_factory=dict)
     split: Split = field(default_factory=Split)
     decision: Decision = NOTHING
     quarantine: Quarantine = field(default_factory=Quarantine)
-    served_before: list[int] = field(default_factory=list)
-    """The latest first."""
-    kept_until: dict[int, float] = field(default_factory=dict)
-    """Versions without traffic that stay loaded."""
-    loads: "dict[int, asyncio.Task[None]]" = field(default_factory=dict)
-    _retirements: "dict[int, asyncio.Task[None]]" = field(default_factory=dict)
-    _tasks: "set[asyncio.Task[Any]]" = field(default_factory=set)
+    roster: Roster = field(init=False)
+    _served_before: list[int] = field(default_factory=list)  # the latest first
+    _served_for_fleet: list[int] = field(default_factory=list)  # now or before, the latest first; not by an override
     _wish: frozenset[int] | None = None
     _missing: frozenset[int] = frozenset()
     _wished_at: float = 0.0
     _trials: Trials = field(default_factory=Trials)
     _is_look_due: bool = False
     _is_stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.roster = Roster(
+            model=self.name,
+            host=self.host,
+            on_change=self.on_change,
+            look=self.look,
+            look_soon=self.look_soon,
+            on_refused=self._note_refused,
+        )
+
+    @property
+    def versions(self) -> dict[int, Version]:
+        return self.roster.versions
 
     @property
     def status(self) -> ModelStatus:
@@ -95,14 +105,27 @@ class ServedModel:
         self._end_override()
         self._note_wish()
         self._judge()
-        there = {*self.found.paths, *self.live()}
-        usable = there - self.quarantine.numbers
-        self._say_missing((self._wish or frozenset()) - there)
-        self.decision = decide(self.fleet, self.override, usable=usable, fallbacks=self.fallbacks())
-        for number in sorted(self._needed() & usable):
-            self._ensure_loaded(number)
+        self.decision = self._decide()
+        if self.decision is NOTHING and self._is_anything_left():
+            self.decision = self._decide()
+        for number in sorted(self._needed() & self._usable()):
+            self.roster.ensure_loaded(number, self.found.paths.get(number))
         self._move()
         self._let_go()
+
+    def _usable(self) -> set[int]:
+        return {*self.found.paths, *self.roster.live()} - self.quarantine.numbers
+
+    def _decide(self) -> Decision:
+        return decide(self.fleet, self.override, usable=self._usable(), fallbacks=self.fallbacks())
+
+    def _is_anything_left(self) -> bool:
+        """A version that was rolled back is better than none."""
+        left = self.quarantine.rolled_back & (self._wish or frozenset()) & self.found.paths.keys()
+        for number in left:
+            logger.warning("%s version %d was rolled back, but nothing else can serve", self.name, number)
+            self.try_again(number)
+        return bool(left)
 
     def look_soon(self) -> None:
         """Once, however many things happen in the meantime."""
@@ -110,11 +133,12 @@ class ServedModel:
             self._is_look_due = True
             asyncio.get_running_loop().call_later(NEWS_DELAY, self.look)
 
-    def fallbacks(self) -> Iterable[int]:
-        """Whom to serve when nothing that was decided can be: what serves now, what served before, `previous`."""
+    def fallbacks(self) -> list[int]:
+        """Whom to serve when nothing that was decided can be: what served last for the fleet, what serves now, what
+        served before, `previous`."""
         now = sorted(self.split.versions, key=lambda number: -self.split.weights[number])
         previous = [self.found.aliases[PREVIOUS]] if PREVIOUS in self.found.aliases else []
-        return [*now, *self.served_before, *previous]
+        return [*self._served_for_fleet, *now, *self._served_before, *previous]
 
     def try_again(self, number: int) -> None:
         """Let a version out of quarantine."""
@@ -124,37 +148,19 @@ class ServedModel:
             if number in self.versions and self.versions[number].refusal:
                 del self.versions[number]
 
-    def in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._note_done)
-        return task
-
-    def _note_done(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            logger.error("%s: unexpected failure", self.name, exc_info=error)
-
     async def stop(self) -> None:
         """End everything; open streams fail."""
         self._is_stopped = True
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(version.stop() for version in self.versions.values()))
-
-    def live(self) -> list[int]:
-        """The versions that can answer now."""
-        return [number for number, version in self.versions.items() if version.served is not None]
+        await self.roster.stop()
 
     def _needed(self) -> set[int]:
         return {*self.decision.weights, *self.split.versions, *self.records.loaded(self.name)}
 
     def _end_override(self) -> None:
         """One that is over must not come back when the fleet goes back to what it decided then."""
-        if self.override is None and self.records.override(self.name):
-            self.records.soon(self.records.forget_override(self.name))
+        stored = self.records.override(self.name)
+        if stored and self.override is None:
+            self.records.end_override(self.name, stored)
 
     def _note_wish(self) -> None:
         """A version that is wished for anew, or whose time has come, may be tried again."""
@@ -169,6 +175,7 @@ class ServedModel:
             for number in wish - self._wish:
                 self.try_again(number)
         self._wish = wish
+        self._say_missing(wish - {*self.found.paths, *self.roster.live()})
         for number in self.quarantine.numbers:
             if self.quarantine.is_due(number, self.found.fingerprints.get(number), now):
                 self.try_again(number)
@@ -185,82 +192,35 @@ class ServedModel:
         for number, refused in self.records.refusals(self.name).items():
             if number in self.found.paths:
                 refusal = ModelRefused(refused.reason, refused.detail)
-                self.quarantine.add(number, refusal, refused.fingerprint)
-                self._make(number).refuse(refusal)
+                self.quarantine.add(number, refusal, refused.fingerprint, is_rollback=True)
+                self.roster.add(number, self.found.paths[number]).refuse(refusal)
 
     def _judge(self) -> None:
         now = asyncio.get_running_loop().time()
         vitals = {number: self.versions[number].vitals for number in self._trials.numbers}
         for number, refusal in self._trials.failed(vitals, now, self.host.config):
-            self._roll_back(self.versions[number], refusal)
+            if self._others(number):
+                self._roll_back(self.versions[number], refusal)
+            else:
+                logger.error("%s fails, and there is nothing to go back to: %s", self.versions[number].name, refusal)
 
     def _roll_back(self, version: Version, refusal: ModelRefused) -> None:
         logger.error("%s is rolled back: %s", version.name, refusal)
         self.host.metrics.count_swap(self.name, "rolled_back")
-        self.quarantine.add(version.number, refusal, version.fingerprint)
+        self.quarantine.add(version.number, refusal, version.fingerprint, is_rollback=True)
         self.records.soon(self.records.note_rollback(self.name, version.number, refusal, version.fingerprint))
 
-    def _ensure_loaded(self, number: int) -> None:
-        if number not in self.versions:
-            version = self._make(number)
-            self.loads[number] = task = self.in_background(self._load(version))
-            task.add_done_callback(lambda _: self.loads.pop(number, None) and None)
-        elif self.versions[number].revive():
-            self._retirements[number].cancel()
-
-    def _make(self, number: int) -> Version:
-        self.versions[number] = version = Version(
-            model=self.name,
-            number=number,
-            path=self.found.paths[number],
-            host=self.host,
-            on_change=self.on_change,
-            on_worker=self.look,
-            on_failure=self.look_soon,
-            on_refused=self._refuse,
-        )
-        return version
-
-    async def _load(self, version: Version) -> None:
-        try:
-            await self._load_with_room(version)
-        except ModelRefused as refusal:
-            self._refuse(version, refusal)
-        else:
-            self.quarantine.forget(version.number)
-        self.look()
-
-    async def _load_with_room(self, version: Version) -> None:
-        """If memory is short, what is kept for a rollback makes room."""
-        try:
-            await version.load()
-        except ModelRefused as refusal:
-            if refusal.reason != OUT_OF_MEMORY or not self.kept_until:
-                raise
-            logger.info("%s needs the memory of what is kept for a rollback: %s", version.name, refusal)
-            await version.stop()
-            self.kept_until.clear()
-            self.look()
-            await asyncio.gather(*self._retirements.values())
-            await version.load()
-
-    def _refuse(self, version: Version, refusal: ModelRefused) -> None:
-        passing = refusal.reason in PASSING_REASONS
-        now = asyncio.get_running_loop().time()
-        self.quarantine.add(version.number, refusal, version.fingerprint, **({"retry_from": now} if passing else {}))
+    def _note_refused(self, version: Version, refusal: ModelRefused) -> None:
+        now, is_passing = asyncio.get_running_loop().time(), refusal.reason in PASSING_REASONS
+        retry_from = now if is_passing else math.inf
+        self.quarantine.add(version.number, refusal, version.fingerprint, retry_from=retry_from)
         if self.split.versions - {version.number}:
             self.host.metrics.count_swap(self.name, "refused")
         self.records.soon(self.records.note_refusal(self.name, version.number, refusal))
-        self._end_refused(version, refusal)
-        self.look_soon()
-
-    def _end_refused(self, version: Version, refusal: ModelRefused) -> None:
-        version.refuse(refusal)
-        self.in_background(version.end())
 
     def _move(self) -> None:
         """One assignment, once all that were decided for are ready; to some of them if else nobody would serve."""
-        live = set(self.live())
+        live = set(self.roster.live())
         weights = {number: weight for number, weight in self.decision.weights.items() if number in live}
         is_whole = {number for number, weight in self.decision.weights.items() if weight} <= live
         if any(weights.values()) and (is_whole or not live & self.split.versions):
@@ -276,35 +236,57 @@ class ServedModel:
 
     def _assign(self, split: Split) -> None:
         before, self.split = self.split, split
-        now, config = asyncio.get_running_loop().time(), self.host.config
-        for number in before.versions - split.versions:
-            self.kept_until[number] = now + config.probation
+        newcomers, gone = split.versions - before.versions, before.versions - split.versions
+        now, probation = asyncio.get_running_loop().time(), self.host.config.probation
+        for number in gone & self.versions.keys():
+            self.roster.kept_until[number] = now + probation
             self.versions[number].start_kind = "warm"
             self._trials.end(number)
         for number in split.versions:
-            self.kept_until.pop(number, None)
-        newcomers = split.versions - before.versions
+            self.roster.kept_until.pop(number, None)
+            self.quarantine.forget(number)
         if before.versions:
-            self._begin_probation(newcomers, before, now + config.probation)
+            self._begin_probation(newcomers, before, now + probation)
         else:
-            self._trials.proven.update(newcomers)
-        gone = sorted(before.versions - split.versions, reverse=True)
-        known = [number for number in self.served_before if number not in {*gone, *split.versions}]
-        self.served_before = [*gone, *known]
+            self._go_on_with_probation(newcomers)
+        self._remember(gone)
         logger.info("%s: requests go to %s", self.name, split)
         self.host.metrics.set_traffic(self.name, split.weights)
         self.records.soon(self.records.note_serving(self.name, newcomers))
         self.on_change()
 
+    def _remember(self, gone: Iterable[int]) -> None:
+        now = sorted(self.split.versions, key=lambda number: -self.split.weights[number])
+        self._served_before = _latest_first([*gone], [each for each in self._served_before if each not in now])
+        if self.decision.source is not TrafficSource.OVERRIDE:
+            self._served_for_fleet = _latest_first(now, self._served_for_fleet)
+
     def _begin_probation(self, newcomers: Iterable[int], before: Split, until: float) -> None:
         """Of versions that did not hold one here yet, which are compared with the one that had most of the traffic."""
-        main = max(before.versions, key=lambda number: before.weights[number])
+        there = before.versions & self.versions.keys()
+        main = max(there, key=lambda number: before.weights[number], default=None)
+        vitals = self.versions[main].vitals if main is not None else Vitals()
         for number in newcomers:
             self.versions[number].swap_began_at = self._wished_at
             self.host.metrics.count_swap(self.name, "moved")
-            if number not in self._trials.proven:
-                self.versions[number].vitals = Vitals()
-                self._trials.begin(number, Probation(before=self.versions[main].vitals, until=until))
+            self._try(number, Probation(before=vitals, until=until))
+
+    def _go_on_with_probation(self, newcomers: Iterable[int]) -> None:
+        """Of what the fleet decided shortly before this server started."""
+        left = self.found.decided_at + self.host.config.probation - time.time()
+        for number in newcomers:
+            if left <= 0 or not self._others(number):
+                self._trials.proven.add(number)
+            self._try(number, Probation(before=Vitals(), until=asyncio.get_running_loop().time() + left))
+
+    def _try(self, number: int, probation: Probation) -> None:
+        if number not in self._trials.proven:
+            self.versions[number].vitals = Vitals()
+            self._trials.begin(number, probation)
+
+    def _others(self, number: int) -> set[int]:
+        """The versions to which traffic could go back from this one."""
+        return self._usable() & {*self.fallbacks()} - {number}
 
     def _let_go(self) -> None:
         """End what nobody needs any more, and what was refused once others serve."""
@@ -313,37 +295,18 @@ class ServedModel:
         for number, version in list(self.versions.items()):
             if number in self.quarantine:
                 if not version.refusal and (number not in self.split.versions or version.served is None):
-                    self._end_refused(version, self.quarantine.refusal(number))
+                    self.roster.end_refused(version, self.quarantine.refusal(number))
                 elif version.refusal and number not in wished:
                     self._forget(number)
-            elif number not in needed and now >= self.kept_until.get(number, 0.0):
-                self._retire(version)
-
-    def _retire(self, version: Version) -> None:
-        """In a task of its own: a long stream on an old version must not keep a newer one waiting."""
-        number = version.number
-        if number in self._retirements:
-            return
-        if number in self.loads:
-            self.loads[number].cancel()
-
-        async def retire() -> None:
-            try:
-                await version.retire()
-                del self.versions[number]
-                self.on_change()
-            finally:
-                del self._retirements[number]
-            self.look_soon()
-
-        self.kept_until.pop(number, None)
-        version.drain()
-        self._retirements[number] = self.in_background(retire())
+            elif number not in needed and now >= self.roster.kept_until.get(number, 0.0):
+                self.roster.retire(number)
 
     def _forget(self, number: int) -> None:
         """A version that was refused is shown for as long as somebody wishes for it."""
         self.quarantine.forget(number)
-        del self.versions[number]
-        self.host.metrics.forget(self.name, number)
+        self.roster.forget(number)
         self.records.soon(self.records.forget_refusal(self.name, number))
-        self.on_change()
+
+
+def _latest_first(latest: list[int], earlier: list[int]) -> list[int]:
+    return [*latest, *(number for number in earlier if number not in latest)]

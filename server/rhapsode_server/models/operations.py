@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from rhapsode_server.errors import NotPossible, VersionNotFound
 from rhapsode_server.models.model import ServedModel
-from rhapsode_server.models.served import TrafficOverride
+from rhapsode_server.models.served import TrafficOverride, TrafficSource
 
 
 async def set_traffic(model: ServedModel, weights: Mapping[int, int], *, ttl: float, reason: str, holds: bool) -> None:
@@ -14,10 +15,7 @@ async def set_traffic(model: ServedModel, weights: Mapping[int, int], *, ttl: fl
     for number in weights:
         _check_known(model, number)
         _check_allowed(model, number)
-    based_on = None if holds else dict(model.fleet.weights)
-    override = TrafficOverride(weights=dict(weights), expires_at=time.time() + ttl, reason=reason, based_on=based_on)
-    await model.records.set_override(model.name, override)
-    model.look()
+    await _override(model, weights, ttl=ttl, reason=reason, based_on=None if holds else dict(model.fleet.weights))
 
 
 async def clear_traffic(model: ServedModel) -> None:
@@ -27,12 +25,24 @@ async def clear_traffic(model: ServedModel) -> None:
 
 
 async def rollback(model: ServedModel, *, ttl: float, reason: str) -> None:
-    """Raises NotPossible."""
-    usable = {*model.found.paths, *model.versions} - model.quarantine.numbers - model.split.versions
+    """Raises NotPossible: also when this server has gone back already, so that asking twice does not go forward."""
+    override = model.override
+    if override and override.is_rollback:
+        raise NotPossible(f"{model.name} is rolled back already, to {model.split}; to go elsewhere, promote a version")
+    if model.source is TrafficSource.FALLBACK:
+        raise NotPossible(f"{model.name} has gone back by itself, to {model.split}; to go elsewhere, promote a version")
+    usable = {*model.found.paths, *model.roster.live()} - model.quarantine.numbers - model.split.versions
     target = next((number for number in model.fallbacks() if number in usable), None)
     if target is None:
         raise NotPossible(f"{model.name} has no version to go back to that is whole and not quarantined")
-    await set_traffic(model, {target: 1}, ttl=ttl, reason=reason, holds=False)
+    based_on = dict(model.fleet.weights)
+    await _override(model, {target: 1}, ttl=ttl, reason=reason, based_on=based_on, is_rollback=True)
+
+
+async def _override(model: ServedModel, weights: Mapping[int, int], *, ttl: float, **fields: Any) -> None:
+    override = TrafficOverride(weights=dict(weights), expires_at=time.time() + ttl, **fields)
+    await model.records.set_override(model.name, override)
+    model.look()
 
 
 async def load_version(model: ServedModel, number: int, *, ttl: float) -> None:
@@ -41,8 +51,8 @@ async def load_version(model: ServedModel, number: int, *, ttl: float) -> None:
     await model.records.set_loaded(model.name, number, time.time() + ttl)
     model.try_again(number)
     model.look()
-    if number in model.loads:
-        await asyncio.wait([model.loads[number]])
+    if number in model.roster.loads:
+        await asyncio.wait([model.roster.loads[number]])
     if number in model.quarantine:
         raise NotPossible(f"version {number} of {model.name} is quarantined ({model.quarantine.refusal(number)})")
 
@@ -54,14 +64,14 @@ async def unload_version(model: ServedModel, number: int) -> None:
     if number in {*model.split.versions, *model.decision.weights}:
         raise NotPossible(f"version {number} of {model.name} has traffic, or is kept for it; move that first")
     await model.records.set_loaded(model.name, number, None)
-    model.kept_until.pop(number, None)
+    model.roster.kept_until.pop(number, None)
     model.look()
 
 
 def _check_known(model: ServedModel, number: int) -> None:
     if number not in model.found.paths and number not in model.versions:
         known = ", ".join(map(str, sorted(model.found.paths))) or "none"
-        raise VersionNotFound(f"{model.name} has no version {number}; it has {known}")
+        raise VersionNotFound(f"{model.name} had no whole version {number} at the last look; it had {known}")
 
 
 def _check_allowed(model: ServedModel, number: int) -> None:

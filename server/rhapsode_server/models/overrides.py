@@ -2,7 +2,8 @@
 
 <state-dir>/state.json
 {"schema_version": 1, "models": {"poems": {
-    "traffic": {"weights": {"12": 1}, "expires_at": 1790000000.0, "reason": "...", "based_on": {"13": 1}} or null,
+    "traffic": {"weights": {"12": 1}, "expires_at": 1790000000.0, "reason": "...", "based_on": {"13": 1},
+                "is_rollback": false} or null,
     "loaded": {"14": 1790000000.0},
     "refusals": {"13": {"fingerprint": "...", "reason": "error_rate", "detail": "..."}}}}}
 """
@@ -149,6 +150,7 @@ def _encoded_override(override: TrafficOverride) -> dict[str, Any]:
         "expires_at": override.expires_at,
         "reason": override.reason,
         "based_on": None if override.based_on is None else dict(override.based_on),
+        "is_rollback": override.is_rollback,
     }
 
 
@@ -174,6 +176,7 @@ def _decoded_override(document: Any) -> TrafficOverride:
         expires_at=float(document["expires_at"]),
         reason=str(document["reason"]),
         based_on=None if based_on is None else _decoded_weights(based_on),
+        is_rollback=bool(document["is_rollback"]),
     )
 
 

@@ -20,6 +20,7 @@ FAILURES = frozenset({"error", "unavailable", _NOT_FINITE})
 
 MIN_NOT_FINITE, MIN_FAILURES, MIN_STEPS = 3, 5, 200
 MIN_RATIO_OF_ERRORS = 2.0
+MIN_NOT_FINITE_RATE = 0.001
 NUM_ENDS, NUM_STEPS = 1000, 500
 
 
@@ -30,14 +31,17 @@ class Vitals:
 
     crashes: deque[str] = field(default_factory=lambda: deque(maxlen=8))
     num_not_finite: int = 0
-    _failed: deque[bool] = field(default_factory=lambda: deque(maxlen=NUM_ENDS))
+    """Of all its requests."""
+    _num_ended: int = 0
+    _ends: deque[str] = field(default_factory=lambda: deque(maxlen=NUM_ENDS))
     _steps: dict[int, deque[float]] = field(default_factory=dict)
 
     def note_end(self, outcome: str) -> None:
         """A request ended; `outcome` is the label under which `rpc` counts it."""
-        self.num_not_finite += outcome == _NOT_FINITE
         if outcome == _ANSWERED or outcome in FAILURES:
-            self._failed.append(outcome in FAILURES)
+            self._ends.append(outcome)
+            self._num_ended += 1
+            self.num_not_finite += outcome == _NOT_FINITE
 
     def note_step(self, stats: EngineStats, seconds: float) -> None:
         """An engine made a step. Only those without prompts count: how long a prompt takes is its length's doing."""
@@ -53,15 +57,24 @@ class Vitals:
 
     @property
     def num_failures(self) -> int:
-        return sum(self._failed)
+        return sum(outcome in FAILURES for outcome in self._ends)
 
     @property
     def num_ends(self) -> int:
-        return len(self._failed)
+        return len(self._ends)
 
     @property
     def error_rate(self) -> float:
         return self.num_failures / self.num_ends if self.num_ends else 0.0
+
+    @property
+    def not_finite_rate(self) -> float:
+        return self._ends.count(_NOT_FINITE) / self.num_ends if self.num_ends else 0.0
+
+    @property
+    def is_often_not_finite(self) -> bool:
+        """Of all its requests: a few among many may be what the callers sent."""
+        return self.num_not_finite >= MIN_NOT_FINITE and self.num_not_finite > MIN_NOT_FINITE_RATE * self._num_ended
 
     def step_seconds(self) -> dict[int, float]:
         """The median decode step by batch size (a power of two, rows rounded up), of those often enough seen."""
@@ -120,7 +133,7 @@ def judge(vitals: Vitals, before: Vitals | None, *, max_error_rate: float, max_s
     """
     return (
         _crashed(vitals)
-        or _not_finite(vitals)
+        or _not_finite(vitals, before or Vitals())
         or _fails(vitals, before or Vitals(), max_error_rate)
         or _is_slow(vitals, before or Vitals(), max_slowdown)
     )
@@ -132,8 +145,9 @@ def _crashed(vitals: Vitals) -> ModelRefused | None:
     return ModelRefused(WORKER_CRASHED, f"its engine process ended while it served: {', '.join(vitals.crashes)}")
 
 
-def _not_finite(vitals: Vitals) -> ModelRefused | None:
-    if vitals.num_not_finite < MIN_NOT_FINITE:
+def _not_finite(vitals: Vitals, before: Vitals) -> ModelRefused | None:
+    is_worse = vitals.not_finite_rate > MIN_RATIO_OF_ERRORS * before.not_finite_rate
+    if not (vitals.is_often_not_finite and is_worse):
         return None
     return ModelRefused(NON_FINITE_LOGITS, f"{vitals.num_not_finite} requests met logits that are not finite")
 

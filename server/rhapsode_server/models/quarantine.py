@@ -17,6 +17,7 @@ class Refused:
     refusal: ModelRefused
     fingerprint: str
     retry_at: float
+    is_rollback: bool
 
 
 @dataclass(slots=True)
@@ -36,11 +37,27 @@ class Quarantine:
     def refusal(self, number: int) -> ModelRefused:
         return self._refused[number].refusal
 
-    def add(self, number: int, refusal: ModelRefused, fingerprint: str, *, retry_from: float = math.inf) -> None:
+    @property
+    def rolled_back(self) -> frozenset[int]:
+        """Those that could run, if badly."""
+        return frozenset(number for number, refused in self._refused.items() if refused.is_rollback)
+
+    def add(
+        self,
+        number: int,
+        refusal: ModelRefused,
+        fingerprint: str,
+        *,
+        retry_from: float = math.inf,
+        is_rollback: bool = False,
+    ) -> None:
         """It is tried again a while after `retry_from`; by default only when its files change."""
         pause = self._backoffs.setdefault(number, Backoff(longest=LONGEST_RETRY)).pause()
         self._refused[number] = Refused(
-            refusal=refusal, fingerprint=fingerprint, retry_at=retry_from + RETRY_DELAY + pause
+            refusal=refusal,
+            fingerprint=fingerprint,
+            retry_at=retry_from + RETRY_DELAY + pause,
+            is_rollback=is_rollback,
         )
 
     def let_out(self, number: int) -> None:
@@ -55,4 +72,5 @@ class Quarantine:
     def is_due(self, number: int, fingerprint: str | None, now: float) -> bool:
         """Whether to try it again, with its files as they are now; None: they were not looked at."""
         refused = self._refused[number]
-        return now >= refused.retry_at or (fingerprint is not None and fingerprint != refused.fingerprint)
+        is_known = fingerprint is not None and refused.fingerprint != ""
+        return now >= refused.retry_at or (is_known and fingerprint != refused.fingerprint)

@@ -6,8 +6,9 @@ file system must not take a service down.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from rhapsode_server.config import ServerConfig
 from rhapsode_server.errors import InvalidRequest, ModelNotFound, NothingPublished
@@ -16,6 +17,7 @@ from rhapsode_server.metrics import Metrics
 from rhapsode_server.models import operations
 from rhapsode_server.models.answers import answer
 from rhapsode_server.models.devices import DevicePool
+from rhapsode_server.models.disk import on_disk
 from rhapsode_server.models.feedback import Feedback
 from rhapsode_server.models.model import ServedModel
 from rhapsode_server.models.overrides import StateStore
@@ -26,6 +28,9 @@ from rhapsode_server.models.version import Host
 from rhapsode_server.workers.launcher import Launcher
 
 logger = logging.getLogger("rhapsode.models")
+
+# Seconds that a look at the directory may take before others go on without it.
+SLOW_SCAN = 2.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -125,35 +130,46 @@ class ModelRegistry:
         return ", ".join(sorted(self.models)) or "none"
 
     async def _follow(self) -> None:
+        """Look again and again, whatever goes wrong and however long the directory takes to answer."""
+        scanning: asyncio.Task[None] | None = None
         while True:
-            await self._take_in()
-            for model in list(self.models.values()):
-                try:
-                    model.look()
-                except Exception:
-                    logger.exception("the look at %s failed, looking again in a while", model.name)
-            # Not while another process loads: on few cores they would get into each other's way.
-            if not any(model.loads for model in self.models.values()):
-                self._host.launcher.refill()
+            if scanning is None or scanning.done():
+                scanning = asyncio.get_running_loop().create_task(self._take_in())
+            await asyncio.wait([scanning], timeout=max(self.config.poll_interval, SLOW_SCAN))
+            if not scanning.done():
+                self._say("", f"{self.config.models} does not answer; what serves goes on")
+            self._look()
             await asyncio.sleep(self.config.poll_interval)
+
+    def _look(self) -> None:
+        for model in self.models.values():
+            try:
+                model.look()
+            except Exception:
+                logger.exception("the look at %s failed, looking again in a while", model.name)
+        # Not while another process loads: on few cores they would get into each other's way.
+        if not any(model.roster.loads for model in self.models.values()):
+            try:
+                self._host.launcher.refill()
+            except OSError as error:
+                logger.warning("no standby process can be started, trying again in a while: %s", error)
 
     async def _take_in(self) -> None:
         """What the directory says now. What cannot be read stays as it was known."""
         refused = {name: model.quarantine.numbers for name, model in self.models.items()}
         try:
-            found = await asyncio.to_thread(scan, self.config.models, refused)
-        except OSError as error:
+            found = await on_disk(_scan, self.config.models, refused)
+        except Exception as error:
             self._say("", f"{self.config.models} cannot be read, looking again in a while: {error}")
             return
-        is_there = self.config.models.is_dir()
-        self._say(
-            "", "" if is_there else f"{self.config.models} cannot be read, looking again in a while: it is not there"
-        )
-        for name in self.models.keys() - {each.name for each in found} if is_there else ():
+        self._say("", "")
+        for name in self.models.keys() - {each.name for each in found}:
             self._say(name, f"{name} is no longer in {self.config.models}; what serves goes on")
         for each in found:
             if isinstance(each, Unreadable):
                 self._say(each.name, f"{each.name}: passed over until it can be read: {each.why}")
+            elif each.name in self.models and self.models[each.name].found.aliases and not each.aliases:
+                self._say(each.name, f"{each.name}: passed over, its aliases are gone")
             else:
                 self._say(each.name, "")
                 self._take_in_model(each)
@@ -183,3 +199,9 @@ class ModelRegistry:
         for name, model in self.models.items():
             self.metrics.set_override(name, model.override is not None)
         self.on_change(self.statuses())
+
+
+def _scan(root: Path, refused: Mapping[str, Collection[int]]) -> list[ScannedModel | Unreadable]:
+    if not root.is_dir():
+        raise FileNotFoundError("it is not there")
+    return scan(root, refused)

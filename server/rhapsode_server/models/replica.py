@@ -39,7 +39,7 @@ class Backoff:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Replica:
-    """Keeps a worker at `place` running from `start` to `stop`, or until it no longer `keeps_up`.
+    """Keeps a worker at `place` running from `start` to `stop`, or until it is to `let_go`.
 
     `on_lost` hears when it was lost, `on_back` when it is ready again, `on_refused` when it cannot be, and says whether
     that is its end; else it is tried again. `before_restart` may raise ModelRefused.
@@ -55,7 +55,7 @@ class Replica:
     worker: Worker | None = None
     facts: Ready | None = None
     num_restarts: int = 0
-    keeps_up: bool = True
+    _keeps_up: bool = True
     _nothing_runs: asyncio.Event = field(default_factory=asyncio.Event)
     _restart: "asyncio.Task[None] | None" = None
     _backoff: Backoff = field(default_factory=Backoff)
@@ -94,6 +94,18 @@ class Replica:
         """Try a few times. Raises ModelRefused."""
         return await self._start(MAX_LOAD_ATTEMPTS)
 
+    def let_go(self) -> None:
+        """Let the worker run, but start none again."""
+        self._keeps_up = False
+        if self._restart:
+            self._restart.cancel()
+
+    def take_up(self) -> None:
+        """The opposite."""
+        self._keeps_up = True
+        if self.worker is None:
+            self._restart = asyncio.get_running_loop().create_task(self._come_back())
+
     async def stop(self) -> None:
         """End the worker; its open streams fail."""
         if self._restart:
@@ -128,18 +140,19 @@ class Replica:
     def _lost(self, reason: ExitReason) -> None:
         worker, self.worker, self.facts = self.worker, None, None
         assert worker
-        if self.keeps_up:
+        if self._keeps_up:
             self.num_restarts += 1
-            logger.error("%s: its engine process ended (%s); it is started again", self.name, reason)
+            logger.error("%s: its engine process ended (%s)", self.name, reason)
         self._restart = asyncio.get_running_loop().create_task(self._come_back(worker))
         self.on_lost(reason)
 
-    async def _come_back(self, lost: Worker) -> None:
+    async def _come_back(self, lost: Worker | None = None) -> None:
         """Start again, at once the first time, then after pauses that grow while it does not stay up."""
-        await lost.stop()
+        if lost:
+            await lost.stop()
         if asyncio.get_running_loop().time() - self._up_since > LONGEST_DELAY:
             self._backoff = Backoff()
-        while self.keeps_up:
+        while self._keeps_up:
             await asyncio.sleep(self._backoff.pause())
             refusal = await self._restarted()
             if refusal is None:

@@ -3,10 +3,11 @@
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rhapsode_contract.model_directory import ModelDirectory, ModelDirectoryError, ModelFolder
+from rhapsode_contract.model_directory import ModelDirectory, ModelDirectoryError, ModelFolder, files
 
 _DECISIONS = ("aliases.json", "traffic.json")
 
@@ -15,7 +16,8 @@ _DECISIONS = ("aliases.json", "traffic.json")
 class ScannedModel:
     """A model of the directory: what the fleet decided, and where its complete versions are.
 
-    `decided_at` is when the fleet decided last, in Unix time; `fingerprints` are those of the versions asked for.
+    `decided_at` is when the fleet decided last, in Unix time; `fingerprints` are those of the versions asked for, less
+    those whose files cannot be read now.
     """
 
     name: str
@@ -46,9 +48,9 @@ def scan(root: Path, refused: Mapping[str, Collection[int]]) -> list[ScannedMode
 def fingerprint(path: Path) -> str:
     """Of name, size and time of change of every file below `path`: when it differs, a refused version is tried again.
 
-    Raises OSError.
+    No link is followed. Raises OSError.
     """
-    lines = sorted(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in _stats(path))
+    lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in _stats(path)]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -61,10 +63,18 @@ def _scan_model(folder: ModelFolder, refused: Collection[int]) -> ScannedModel |
             weights=folder.traffic(),
             paths=paths,
             decided_at=max(_changed_at(folder.path / name) for name in _DECISIONS),
-            fingerprints={number: fingerprint(paths[number]) for number in refused if number in paths},
+            fingerprints=_fingerprints({number: paths[number] for number in refused if number in paths}),
         )
     except (ModelDirectoryError, OSError) as error:
         return Unreadable(folder.name, str(error))
+
+
+def _fingerprints(paths: Mapping[int, Path]) -> dict[int, str]:
+    found = {}
+    for number, path in paths.items():
+        with suppress(OSError):
+            found[number] = fingerprint(path)
+    return found
 
 
 def _changed_at(path: Path) -> float:
@@ -75,8 +85,6 @@ def _changed_at(path: Path) -> float:
 
 
 def _stats(path: Path) -> Iterator[tuple[str, os.stat_result]]:
-    for file in path.rglob("*"):
-        try:
-            yield str(file.relative_to(path)), file.stat()
-        except FileNotFoundError:  # removed between the two, or a link to nowhere
-            continue
+    with suppress(FileNotFoundError):  # what is removed meanwhile makes it another one in any case
+        for name, _ in files.walk_files(path):
+            yield name, (path / name).lstat()

@@ -138,6 +138,7 @@ class TrafficOverride:
     expires_at: float
     reason: str = ""
     based_on: Mapping[int, int] | None = None
+    is_rollback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.refusal import LOAD_TIMEOUT, OUT_OF_MEMORY, ModelRefused
 from rhapsode_server.metrics import Metrics
 from rhapsode_server.models.devices import DevicePool, Place
+from rhapsode_server.models.disk import on_disk
 from rhapsode_server.models.evaluation import read_evaluation
 from rhapsode_server.models.files import VersionFiles, read_files
 from rhapsode_server.models.limits import Limits
@@ -110,8 +111,8 @@ class Version:
         """Verify, load and prove. Raises ModelRefused: whoever called decides what becomes of it."""
         try:
             await self._verify()
-            files = await asyncio.to_thread(read_files, self.path)
-            self._evaluation = await asyncio.to_thread(read_evaluation, self.path)
+            files = await on_disk(read_files, self.path)
+            self._evaluation = await on_disk(read_evaluation, self.path)
             self._facts = facts = await self._start_replicas(files.tokenizer.vocabulary_size)
         except ModelRefused:
             raise
@@ -128,7 +129,7 @@ class Version:
         if self.state is not VersionState.DRAINING or not self._router.is_ready:
             return False
         for each in self._router.replicas:
-            each.keeps_up = True
+            each.take_up()
         self.enter(VersionState.READY)
         return True
 
@@ -176,20 +177,24 @@ class Version:
 
     def _let_go(self, state: VersionState) -> None:
         for each in self._router.replicas:
-            each.keeps_up = False
+            each.let_go()
         self.enter_if_other(state)
 
     async def _verify(self) -> None:
         self._enter_unless_live(VersionState.VERIFYING)
         try:
-            self.fingerprint = await asyncio.to_thread(fingerprint, self.path)
-            await asyncio.to_thread(verify_version, self.path)
+            found = await on_disk(fingerprint, self.path)
+            self.fingerprint = self.fingerprint or found
+            await on_disk(verify_version, self.path)
         except VerificationError as error:
-            if not await asyncio.to_thread(self.path.is_dir):
+            if not await on_disk(self.path.is_dir):
                 raise ModelRefused(UNREADABLE, "its folder is gone; is the model directory mounted?") from error
             raise ModelRefused(error.reason, f"{error.file}: {error.detail}") from error
         except OSError as error:
             raise ModelRefused(UNREADABLE, f"its files cannot be read: {error}") from error
+        if found != self.fingerprint:
+            # Tokenizer and defaults are those of the files before: it has to be loaded as a whole.
+            raise ModelRefused(UNREADABLE, "its files are no longer those that were loaded")
         self._enter_unless_live(VersionState.LOADING)
 
     async def _start_replicas(self, vocabulary_size: int) -> Ready:
@@ -205,12 +210,13 @@ class Version:
             await asyncio.gather(*starts, return_exceptions=True)
 
     def _make_replica(self, vocabulary_size: int) -> Replica:
+        place = self.host.devices.take()
         return Replica(
             name=self.name,
-            place=self.host.devices.take(),
+            place=place,
             make_worker=lambda place, on_lost: self._make_worker(vocabulary_size, place, on_lost),
             before_restart=self._verify,
-            on_lost=self._lost,
+            on_lost=lambda reason: self._lost(place, reason),
             on_back=self._back,
             on_refused=self._replica_refused,
         )
@@ -263,9 +269,13 @@ class Version:
         )
 
     def _enter_unless_live(self, state: VersionState) -> None:
-        """A version that answers by another replica stays what it is."""
-        if not self._router.is_ready and not self.refusal:
+        """A version that answers by another replica, or that is on its way out, stays what it is."""
+        if not self._router.is_ready and not self._is_leaving:
             self.enter_if_other(state)
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self.refusal is not None or self.state in (VersionState.DRAINING, VersionState.UNLOADED)
 
     def _note_step(self, place: Place, stats: EngineStats, seconds: float) -> None:
         self._latest[place] = stats
@@ -281,16 +291,20 @@ class Version:
         if outcome in FAILURES:
             self.on_failure()
 
-    def _lost(self, reason: ExitReason) -> None:
-        metrics = self.host.metrics
-        metrics.engine_lost(self.model, self.number)
-        metrics.count_worker_restart(self.model, self.number)
+    def _lost(self, place: Place, reason: ExitReason) -> None:
+        self._latest.pop(place, None)
+        self.host.metrics.observe_step(self.model, self.number, _together(_NOTHING, self._latest.values()), 0.0)
+        if self._is_leaving:
+            return
+        self.host.metrics.count_worker_restart(self.model, self.number)
         self.vitals.note_crash(reason)
         # First, so that another version takes over before this one is seen to have left.
         self.on_worker()
         self._enter_unless_live(VersionState.LOADING)
 
     def _back(self) -> None:
+        if self._is_leaving:
+            return
         if self.state is not VersionState.SERVING:
             self.enter_if_other(VersionState.READY)
         self.on_worker()
@@ -302,6 +316,9 @@ class Version:
             return False
         self.on_refused(self, refusal)
         return True
+
+
+_NOTHING = EngineStats(waiting=0, running=0, blocks_used=0, blocks_total=0, batch_rows=0, batch_tokens=0)
 
 
 def _together(step: EngineStats, latest: Collection[EngineStats]) -> EngineStats:

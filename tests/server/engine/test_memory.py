@@ -103,20 +103,19 @@ def test_weights_that_fit_exactly_are_loaded(path: Path, there: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "free", "overrides", "detail"),
+    ("total", "free", "overrides", "refused"),
     [
-        (9 * GIB, 1000, {}, "9.31e-07 GiB are free on cpu"),
-        (9 * GIB, WEIGHTS + 9, {"kv_cache_memory": 10}, "are free on cpu"),
-        (2 * WEIGHTS, 2 * WEIGHTS, {"device_memory_fraction": 0.4}, r"are its share of cpu \(--device-memory-fraction"),
+        (9 * GIB, 1000, {}, "out_of_memory: .* 9.31e-07 GiB are free on cpu"),
+        (9 * GIB, WEIGHTS + 9, {"kv_cache_memory": 10}, "out_of_memory: .* are free on cpu"),
+        (2 * WEIGHTS, 2 * WEIGHTS, {"device_memory_fraction": 0.4}, "too_large: .* are its share of cpu"),
     ],
 )
 def test_weights_that_cannot_fit_are_refused_before_they_are_loaded(
-    path: Path, there: Any, total: int, free: int, overrides: dict[str, Any], detail: str
+    path: Path, there: Any, total: int, free: int, overrides: dict[str, Any], refused: str
 ) -> None:
     there(total, free)
-    with pytest.raises(ModelRefused, match=detail) as refusal:
+    with pytest.raises(ModelRefused, match=refused):
         check_room(options(path, **overrides), CPU, torch.float32)
-    assert refusal.value.reason == "out_of_memory"
 
 
 def test_half_the_bytes_fit_where_all_do_not(path: Path, there: Any) -> None:

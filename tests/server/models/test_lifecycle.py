@@ -1,7 +1,9 @@
 """What serves while versions come and go: swaps, probation, rollback, traffic, operators, replicas."""
 
+import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from rhapsode_contract.model_directory import Lease, ModelDirectory
 from rhapsode_server.engine.engine import EngineStats
 from rhapsode_server.errors import Loading, NotPossible, VersionNotFound
 from rhapsode_server.models import quarantine as quarantine_module
+from rhapsode_server.models import registry as registry_module
 from rhapsode_server.models.served import TrafficSource
+from rhapsode_server.workers import launcher as launcher_module
 from rhapsode_server.workers.exits import ExitReason
 from support.publishing import publish_model
 from support.tiny_models import tiny_model
@@ -276,7 +280,7 @@ async def test_a_version_is_loaded_and_unloaded_by_hand(tmp_path: Path, open_reg
         await registry.until(lambda: registry.states() == {2: "serving"})
         with pytest.raises(VersionNotFound, match="is not loaded"):
             await registry.unload_version("tiny", 1)
-        with pytest.raises(VersionNotFound, match="tiny has no version 9; it has 1, 2"):
+        with pytest.raises(VersionNotFound, match="no whole version 9 at the last look; it had 1, 2"):
             await registry.load_version("tiny", 9, ttl=HOUR)
 
 
@@ -294,7 +298,7 @@ async def test_loading_by_hand_tries_a_quarantined_version_again(
             await registry.set_traffic("tiny", {2: 1}, ttl=HOUR, reason="", holds=True)
         with pytest.raises(NotPossible, match=r"quarantined \(canary_off: far off\)"):
             await registry.load_version("tiny", 2, ttl=HOUR)
-        with pytest.raises(NotPossible, match="no version to go back to"):
+        with pytest.raises(NotPossible, match=r"has gone back by itself, to version 1 \(100%\)"):
             await registry.rollback("tiny", ttl=HOUR, reason="")
         await registry.load_version("tiny", 2, ttl=HOUR)
         await registry.until(lambda: registry.states() == {2: "serving"})
@@ -454,3 +458,136 @@ async def test_a_version_that_is_not_whole_yet_is_waited_for(
         assert sum("version 2 is decided for and has no MANIFEST.json yet" in each for each in caplog.messages) == 1
         manifest.write_bytes(content)
         await registry.until(lambda: registry.states() == {2: "serving"})
+
+
+async def test_a_version_that_drains_is_not_brought_back_by_its_replica(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    publish(tmp_path)
+    async with open_registry(replicas=2) as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        workshop.hold = True
+        workshop.workers[0].lose()
+        await registry.until(lambda: len(workshop.workers) == 3)
+        workshop.workers[1].idle.clear()
+        publish(tmp_path)
+        await registry.until(lambda: len(workshop.workers) == 5)
+        for worker in workshop.workers[3:]:
+            worker.go.set()
+        await registry.until(lambda: registry.states() == {1: "draining", 2: "serving"})
+        workshop.workers[2].go.set()
+        await registry.look_again(3)
+        assert registry.states() == {1: "draining", 2: "serving"}
+        assert workshop.workers[2].stopped
+        decide(tmp_path, champion=1)
+        await registry.until(lambda: registry.states() == {1: "serving"} and len(workshop.workers) == 6)
+        workshop.workers[-1].go.set()
+        await registry.until(lambda: all(each.ready for each in registry.status("tiny").versions[0].replicas))
+        workshop.workers[1].idle.set()
+        await registry.look_again(3)
+        assert registry.resolve("tiny").version == 1
+        assert not workshop.workers[1].stopped
+
+
+async def test_a_directory_without_aliases_for_a_moment_changes_nothing(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    async with open_registry(probation=600) as registry:
+        await swapped(tmp_path, registry)
+        workshop.workers[1].lose()
+        await registry.until(lambda: registry.states() == {1: "serving", 2: "quarantined"})
+        aliases = tmp_path / "tiny" / "aliases.json"
+        content = aliases.read_bytes()
+        aliases.unlink()
+        await registry.look_again(3)
+        aliases.write_bytes(content)
+        await registry.look_again(3)
+        assert registry.states() == {1: "serving", 2: "quarantined"}
+
+
+async def test_the_poll_outlives_whatever_fails(
+    tmp_path: Path, open_registry: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    async with open_registry(standby=True) as registry:
+        monkeypatch.setattr(launcher_module, "_spawn", fails)
+        publish(tmp_path)
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        await registry.look_again(2)
+        monkeypatch.setattr(registry_module, "scan", fails)
+        publish(tmp_path)
+        await asyncio.sleep(0.1)
+        monkeypatch.undo()
+        await registry.until(lambda: registry.states() == {2: "serving"})
+
+
+async def test_a_hung_directory_stops_neither_decisions_nor_the_end(
+    tmp_path: Path, open_registry: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "SLOW_SCAN", 0.05)
+    hung = threading.Event()
+    async with open_registry() as registry:
+        publish(tmp_path)
+        publish(tmp_path)
+        await registry.until(lambda: registry.states() == {2: "serving"})
+        await registry.load_version("tiny", 1, ttl=HOUR)
+        await registry.set_traffic("tiny", {1: 1}, ttl=0.5, reason="", holds=True)
+        await registry.until(lambda: registry.resolve("tiny").version == 1)
+        monkeypatch.setattr(registry_module, "scan", lambda *_: hung.wait(30))
+        await registry.until(lambda: registry.resolve("tiny").version == 2)
+    hung.set()
+
+
+async def test_what_the_fleet_decided_just_before_the_start_is_on_probation(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    publish(tmp_path)
+    publish(tmp_path)
+    async with open_registry(probation=600) as registry:
+        await registry.until(lambda: registry.states() == {2: "serving"})
+        workshop.workers[0].lose()
+        await registry.until(lambda: registry.states() == {1: "serving", 2: "quarantined"})
+
+
+async def test_what_has_nothing_to_go_back_to_serves_on(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    async with open_registry(probation=600) as registry:
+        await swapped(tmp_path, registry)
+        shutil.rmtree(tmp_path / "tiny" / "1")
+        await registry.unload_version("tiny", 1)
+        await registry.until(lambda: registry.states() == {2: "serving"})
+        workshop.workers[1].lose()
+        await registry.until(lambda: len(workshop.workers) == 3 and registry.states() == {2: "serving"})
+
+
+async def test_asking_twice_for_a_rollback_does_not_go_forward(tmp_path: Path, open_registry: Open) -> None:
+    async with open_registry(probation=600) as registry:
+        await swapped(tmp_path, registry)
+        await registry.rollback("tiny", ttl=HOUR, reason="")
+        with pytest.raises(NotPossible, match=r"rolled back already, to version 1 \(100%\)"):
+            await registry.rollback("tiny", ttl=HOUR, reason="")
+        assert registry.resolve("tiny").version == 1
+
+
+async def test_an_operator_who_gives_up_waiting_leaves_no_half_written_state(
+    tmp_path: Path, open_registry: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_registry(probation=600, state_dir=tmp_path / "state") as registry:
+        await swapped(tmp_path, registry)
+        store, may_go = registry._records.store, threading.Event()
+        write = store.set_traffic
+        monkeypatch.setattr(store, "set_traffic", lambda *args: (may_go.wait(20), write(*args)))
+        given_up = asyncio.create_task(registry.set_traffic("tiny", {1: 1}, ttl=HOUR, reason="first", holds=True))
+        await asyncio.sleep(0.05)
+        given_up.cancel()
+        loading = asyncio.create_task(registry.load_version("tiny", 1, ttl=HOUR))
+        await asyncio.sleep(0.05)
+        assert not loading.done(), "one writer at a time"
+        may_go.set()
+        await loading
+        document = json.loads((tmp_path / "state" / "state.json").read_text())["models"]["tiny"]
+        assert document["traffic"]["reason"] == "first"
+        assert list(document["loaded"]) == ["1"]
