@@ -220,6 +220,10 @@ class ServerConfig:
                 each.metadata["option"].check(getattr(self, each.name))
         if self.quantization == "int8" and any(each.startswith("cuda") for each in self.all_devices):
             raise ValueError("--quantization: int8 is computed on the CPU only; give --device cpu, or none")
+        if self.quantization == "int8" and self.dtype not in ("auto", "float32"):
+            raise ValueError("--quantization: int8 is computed beside float32; give --dtype float32, or none")
+        if self.devices and self.device != "auto":
+            raise ValueError("--devices: takes the place of --device; give one of them")
         if self.max_batch_tokens < self.max_sequences:
             # Else not every running sequence could take part in every step.
             raise ValueError(f"--max-batch-tokens: must be at least --max-sequences, {self.max_sequences}")

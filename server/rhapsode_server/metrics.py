@@ -103,6 +103,11 @@ class Metrics:
             "start",
             buckets=SWAPS,
         )
+        self._directory_readable = Gauge(
+            "rhapsode_model_directory_readable",
+            "1 if the last look at the model directory succeeded.",
+            registry=self.registry,
+        )
         self._standby_ready = Gauge(
             "rhapsode_standby_ready", "1 while a process waits to become the next worker.", registry=self.registry
         )
@@ -223,6 +228,9 @@ class Metrics:
     def observe_swap(self, model: str, start: str, seconds: float) -> None:
         """From the decision to the first token; the version began `cold`, from the `standby`, or was `warm` still."""
         self._swap_time.labels(model, start).observe(seconds)
+
+    def set_directory_readable(self, is_readable: bool) -> None:
+        self._directory_readable.set(is_readable)
 
     def set_standby(self, is_ready: bool) -> None:
         self._standby_ready.set(is_ready)

@@ -136,6 +136,8 @@ def test_an_empty_variable_is_an_unset_one() -> None:
         (["--quantization", "int4"], "--quantization: 'int4' is not one of none, int8"),
         (["--quantization", "int8", "--device", "cuda:0"], "--quantization: int8 is computed on the CPU only"),
         (["--quantization", "int8", "--devices", "cpu,cuda"], "--quantization: int8 is computed on the CPU only"),
+        (["--quantization", "int8", "--dtype", "bfloat16"], "--quantization: int8 is computed beside float32"),
+        (["--device", "cpu", "--devices", "cpu:1,cpu:1"], "--devices: takes the place of --device; give one of them"),
         (["--device-memory-fraction", "0"], "--device-memory-fraction: 0.0 is not above 0 and at most 1"),
         (["--device-memory-fraction", "1.1"], "--device-memory-fraction: 1.1 is not above 0 and at most 1"),
         (["--device-memory-fraction", "45%"], "--device-memory-fraction: '45%' is not a number"),
@@ -207,7 +209,7 @@ def test_the_host_of_the_other_ports(address: str, host: str) -> None:
 
 def test_workers_run_on_the_one_device_or_on_several() -> None:
     assert load("--device", "cuda:1").all_devices == ("cuda:1",)
-    assert load("--device", "cuda:1", "--devices", "cpu:1,cpu:3").all_devices == ("cpu:1", "cpu:3")
+    assert load("--devices", "cpu:1,cpu:3").all_devices == ("cpu:1", "cpu:3")
 
 
 @settings(max_examples=300)

@@ -151,6 +151,7 @@ def test_the_text_over_http_is_what_prometheus_reads(metrics: Metrics) -> None:
         "rhapsode_swaps",
         "rhapsode_swap_seconds",
         "rhapsode_standby_ready",
+        "rhapsode_model_directory_readable",
     }
     assert all(family.documentation for family in families.values())
 

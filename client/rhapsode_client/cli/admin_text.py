@@ -70,12 +70,8 @@ def share(weights: Mapping[int, int], version: int) -> str:
 
 def process(replica: Replica) -> str:
     """Its id, where it runs, whether it is ready and how often it was started again."""
-    name = f"{replica.process_id or 'none'}@{replica.device}"
-    notes = [
-        *([] if replica.ready else ["starting"]),
-        *([f"restarts: {replica.restarts}"] if replica.restarts else []),
-    ]
-    return f"{name} ({', '.join(notes)})" if notes else name
+    name = f"{replica.process_id}@{replica.device}" if replica.ready else "starting"
+    return f"{name} (restarts: {replica.restarts})" if replica.restarts else name
 
 
 def clock(moment: datetime) -> str:

@@ -10,6 +10,7 @@
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,8 @@ class StateStore:
         self._file = directory / "state.json" if directory else None
         self._clock = clock
         self._models = _read(self._file) if self._file else {}
+        if directory:
+            _warn_if_unusable(directory)
 
     def traffic(self, model: str) -> TrafficOverride | None:
         """How an operator splits its requests."""
@@ -110,6 +113,16 @@ def _write(file: Path, models: Mapping[str, _ModelState]) -> None:
         replace_file(file, json.dumps(document, indent=2).encode() + b"\n")
     except OSError as error:
         raise StateNotWritten(f"the decision cannot be stored: {error}") from error
+
+
+def _warn_if_unusable(directory: Path) -> None:
+    """At the start, while somebody looks at the log."""
+    try:
+        make_directory(directory)
+        with tempfile.TemporaryFile(dir=directory):
+            return
+    except OSError as error:
+        logger.error("--state-dir: operators' decisions will be refused, they cannot be stored: %s", error)
 
 
 def _read(file: Path) -> dict[str, _ModelState]:

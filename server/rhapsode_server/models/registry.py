@@ -137,7 +137,7 @@ class ModelRegistry:
                 scanning = asyncio.get_running_loop().create_task(self._take_in())
             await asyncio.wait([scanning], timeout=max(self.config.poll_interval, SLOW_SCAN))
             if not scanning.done():
-                self._say("", f"{self.config.models} does not answer; what serves goes on")
+                self._say_unreadable(f"{self.config.models} does not answer; what serves goes on")
             self._look()
             await asyncio.sleep(self.config.poll_interval)
 
@@ -160,9 +160,9 @@ class ModelRegistry:
         try:
             found = await on_disk(_scan, self.config.models, refused)
         except Exception as error:
-            self._say("", f"{self.config.models} cannot be read, looking again in a while: {error}")
+            self._say_unreadable(f"{self.config.models} cannot be read, looking again in a while: {error}")
             return
-        self._say("", "")
+        self._say_unreadable("")
         for name in self.models.keys() - {each.name for each in found}:
             self._say(name, f"{name} is no longer in {self.config.models}; what serves goes on")
         for each in found:
@@ -185,6 +185,10 @@ class ModelRegistry:
         before, model.found = model.found, found
         if before != replace(found, fingerprints=before.fingerprints):
             self._changed()
+
+    def _say_unreadable(self, problem: str) -> None:
+        self._say("", problem)
+        self.metrics.set_directory_readable(not problem)
 
     def _say(self, about: str, problem: str) -> None:
         """In the log, once for as long as it stays the same."""

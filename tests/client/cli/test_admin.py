@@ -27,7 +27,7 @@ def test_the_status_is_a_table_with_a_line_each_version(rhapsode):
         first,
     )
     assert header.split() == ["model", "version", "traffic", "state", "running", "waiting", "processes", "aliases"]
-    processes = ["4711@cpu,", "none@cpu", "(starting,", "restarts:", "2)"]
+    processes = ["4711@cpu,", "starting", "(restarts:", "2)"]
     assert serving.split() == ["poems", "2", "75%", "serving", "8", "2", *processes, "champion"]
     assert refused.split() == ["3", "quarantined", "candidate"]
     assert remarks == [OVERRIDE, LATE, QUARANTINED]

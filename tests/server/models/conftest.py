@@ -110,6 +110,14 @@ class Watched(ModelRegistry):
         async with asyncio.timeout(20), self.news:
             await self.news.wait_for(lambda: bool(holds()))
 
+    async def ask_until(self, holds: Callable[[], object]) -> None:
+        """As `until`, where nothing tells that something has changed."""
+        for _ in range(2000):
+            if holds():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it never came")
+
     async def look_again(self, times: int) -> None:
         """Until the directory was looked at `times` times more, the last of them to its end."""
         enough = self.num_looks + times + 1

@@ -442,6 +442,19 @@ async def test_unreadable_weights_of_traffic_leave_what_was_known(
         assert sum("passed over until it can be read" in message for message in caplog.messages) == 1
 
 
+async def test_a_directory_that_cannot_be_read_shows(tmp_path: Path, open_registry: Open) -> None:
+    publish(tmp_path)
+    away = tmp_path.with_name("away")
+    async with open_registry() as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        assert sample(registry, "rhapsode_model_directory_readable") == 1
+        await asyncio.to_thread(tmp_path.rename, away)
+        await registry.ask_until(lambda: sample(registry, "rhapsode_model_directory_readable") == 0)
+        assert registry.resolve("tiny").version == 1
+        await asyncio.to_thread(away.rename, tmp_path)
+        await registry.until(lambda: sample(registry, "rhapsode_model_directory_readable") == 1)
+
+
 async def test_a_version_that_is_not_whole_yet_is_waited_for(
     tmp_path: Path, open_registry: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -516,10 +529,10 @@ async def test_the_poll_outlives_whatever_fails(
         publish(tmp_path)
         await registry.until(lambda: registry.states() == {1: "serving"})
         await registry.look_again(2)
-        monkeypatch.setattr(registry_module, "scan", fails)
-        publish(tmp_path)
-        await asyncio.sleep(0.1)
-        monkeypatch.undo()
+        with monkeypatch.context() as broken:
+            broken.setattr(registry_module, "scan", fails)
+            publish(tmp_path)
+            await registry.ask_until(lambda: sample(registry, "rhapsode_model_directory_readable") == 0)
         await registry.until(lambda: registry.states() == {2: "serving"})
 
 

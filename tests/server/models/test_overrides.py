@@ -48,7 +48,15 @@ def check_filled(store: StateStore) -> None:
 def test_a_new_server_has_decided_nothing(tmp_path: Path) -> None:
     for store in (StateStore(tmp_path / "state"), StateStore(None)):
         assert (store.traffic("poems"), store.loaded("poems"), store.refusals("poems")) == (None, {}, {})
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_a_directory_that_cannot_be_written_to_is_said_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    StateStore(tmp_path / "file" / "state")
+    assert "--state-dir: operators' decisions will be refused" in caplog.text
 
 
 def test_decisions_survive_a_restart(tmp_path: Path) -> None:
