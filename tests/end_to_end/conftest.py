@@ -37,7 +37,8 @@ class Serving:
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     root = tmp_path_factory.mktemp("served")
     models = {name: publish_tiny(root, name, name) for name in MODELS}
-    with running_server(root, "--default-model", "gpt2", "--threads", "1", "--max-batch-tokens", "128") as process:
+    flags = ("--default-model", "gpt2", "--threads", "1", "--max-batch-tokens", "128", "--standby", "off")
+    with running_server(root, *flags) as process:
         for name in MODELS:
             process.wait_serving(f"model/{name}")
         yield Serving(process, models)

@@ -10,7 +10,7 @@ from support.servers import running_server
 
 
 async def test_from_an_empty_directory_to_sigterm_with_16_streams_open(tmp_path: Path) -> None:
-    with running_server(tmp_path, "--threads", "1") as server:
+    with running_server(tmp_path, "--threads", "1", "--standby", "off") as server:
         async with AsyncClient(server.address, timeout=30) as client:
             assert await client.health() == "NOT_SERVING"
             assert await client.health("liveness") == "SERVING"
@@ -48,7 +48,7 @@ async def stream_to_its_end(client: AsyncClient, seed: int, ready: asyncio.Semap
 
 async def test_sigterm_while_a_version_loads(tmp_path: Path) -> None:
     publish_tiny(tmp_path, "tiny")
-    with running_server(tmp_path) as server:
+    with running_server(tmp_path, "--standby", "off") as server:
         await asyncio.to_thread(server.wait_log, "loading")
         server.terminate()
         assert await asyncio.to_thread(server.wait) == 0, server.output

@@ -93,7 +93,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     # More embeddings than the tokenizer has tokens, as padded vocabularies have.
     llama = tiny_model("llama", max_position_embeddings=CONTEXT, vocab_size=VOCABULARY_SIZE + 32)
     publish_model(root, "llama", llama)
-    with running_server(root, "--default-model", "gpt2", "--threads", "1") as process:
+    with running_server(root, "--default-model", "gpt2", "--threads", "1", "--standby", "off") as process:
         for model in ("gpt2", "llama"):
             process.wait_serving(f"model/{model}")
         yield Target(process)

@@ -40,6 +40,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     for name, model in models.items():
         publish_model(root, name, model, spoil=write_pipeline)
     flags = ("--threads", "1", "--max-sequences", "8", "--max-queued-requests", "4", "--default-model", "gpt2")
+    flags = (*flags, "--standby", "off")
     with running_server(root, *flags) as process:
         for name in models:
             process.wait_serving(f"model/{name}")

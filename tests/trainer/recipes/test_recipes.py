@@ -155,7 +155,8 @@ def test_a_recipe_trains_and_publishes(publish: Callable[[str], Path], recipe: s
 def test_the_server_serves_what_the_recipes_made(publish: Callable[[str], Path], models: Path) -> None:
     for recipe in DATA:
         publish(recipe)
-    with running_server(models, "--threads", "1") as server, Client(server.address, timeout=60) as client:
+    flags = ("--threads", "1", "--standby", "off")
+    with running_server(models, *flags) as server, Client(server.address, timeout=60) as client:
         for recipe in DATA:
             server.wait_serving(f"model/{recipe}")
             completion = client.generate("Once the sea", model=recipe, seed=1, max_new_tokens=8)

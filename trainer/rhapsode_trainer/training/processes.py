@@ -4,6 +4,7 @@ The main process alone writes: status, checkpoints, versions. The others help to
 signal, a clock) is a decision only once all have it, or some would wait for the others forever.
 """
 
+import atexit
 from typing import Any
 
 import torch
@@ -20,7 +21,14 @@ def begin_together(go: bool) -> bool:
     if world_size() == 1:
         return go
     PartialState(cpu=not torch.cuda.is_available())
+    # Threads of a group that is still there when the interpreter goes may abort the process.
+    atexit.register(_leave)
     return bool(Processes().from_main(go))
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 class Processes:
