@@ -179,13 +179,6 @@ class Metrics:
             self._batch_rows.labels(model, version).observe(stats.batch_rows)
             self._batch_tokens.labels(model, version).observe(stats.batch_tokens)
 
-    def engine_lost(self, model: str, version: int) -> None:
-        """Nothing waits, runs or holds memory in an engine that has ended."""
-        if self._is_gone(model, version):
-            return
-        for gauge in (self._waiting, self._running, self._blocks_used):
-            gauge.labels(model, version).set(0)
-
     def set_version_state(self, model: str, version: int, state: str) -> None:
         self._gone.discard((model, version))
         before = self._states.get((model, version))

@@ -165,13 +165,6 @@ def test_a_port_in_use_is_an_error(metrics: Metrics) -> None:
         server.close()
 
 
-def test_an_engine_that_was_lost_holds_nothing(metrics: Metrics) -> None:
-    a_step(metrics)
-    metrics.engine_lost("poems", 3)
-    assert [value(metrics, name) for name in ("requests_waiting", "requests_running", "kv_blocks_used")] == [0, 0, 0]
-    assert value(metrics, "kv_blocks") == 100
-
-
 def test_what_comes_late_does_not_bring_a_version_back(metrics: Metrics) -> None:
     everything(metrics)
     metrics.forget("poems", 3)
@@ -181,7 +174,6 @@ def test_what_comes_late_does_not_bring_a_version_back(metrics: Metrics) -> None
     metrics.observe_request("poems", 3, queue=0.001, first_token=0.002, total=0.1)
     metrics.count_prompt_tokens("poems", 3, 4)
     a_step(metrics)
-    metrics.engine_lost("poems", 3)
     metrics.count_worker_restart("poems", 3)
     metrics.count_worker_exit("poems", 3, "crashed")
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]

@@ -30,7 +30,10 @@ async def rollback(model: ServedModel, *, ttl: float, reason: str) -> None:
     if override and override.is_rollback:
         raise NotPossible(f"{model.name} is rolled back already, to {model.split}; to go elsewhere, promote a version")
     if model.source is TrafficSource.FALLBACK:
-        raise NotPossible(f"{model.name} has gone back by itself, to {model.split}; to go elsewhere, promote a version")
+        # What was decided is quarantined or loads still: to go back from here would be one too many.
+        raise NotPossible(
+            f"{model.name} is on {model.split} and not on what was decided; to hold a version, promote it"
+        )
     usable = {*model.found.paths, *model.roster.live()} - model.quarantine.numbers - model.split.versions
     target = next((number for number in model.fallbacks() if number in usable), None)
     if target is None:

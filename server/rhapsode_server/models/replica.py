@@ -47,7 +47,7 @@ class Replica:
 
     name: str
     place: Place
-    make_worker: Callable[[Place, Callable[[ExitReason], None]], Worker]
+    make_worker: Callable[[Callable[[ExitReason], None]], Worker]
     before_restart: Callable[[], Awaitable[None]]
     on_lost: Callable[[ExitReason], None]
     on_back: Callable[[], None]
@@ -128,7 +128,7 @@ class Replica:
                 await asyncio.sleep(self._backoff.pause())
 
     async def _start_once(self) -> Ready:
-        self.worker = worker = self.make_worker(self.place, self._lost)
+        self.worker = worker = self.make_worker(self._lost)
         try:
             facts = await worker.start()
         except BaseException:

@@ -214,7 +214,7 @@ class Version:
         return Replica(
             name=self.name,
             place=place,
-            make_worker=lambda place, on_lost: self._make_worker(vocabulary_size, place, on_lost),
+            make_worker=lambda on_lost: self._make_worker(vocabulary_size, place, on_lost),
             before_restart=self._verify,
             on_lost=lambda reason: self._lost(place, reason),
             on_back=self._back,

@@ -68,7 +68,6 @@ class Worker:
     _heartbeat: Heartbeat = field(init=False)
     _streams: dict[int, TokenStream] = field(default_factory=dict)
     _request_ids: "itertools.count[int]" = field(default_factory=itertools.count)
-    _groups: "itertools.count[int]" = field(default_factory=itertools.count)
     _ready: "asyncio.Future[Ready]" = field(init=False)
     _channel: Channel | None = None
     _watch: "asyncio.Task[None] | None" = None
@@ -133,10 +132,6 @@ class Worker:
         request = EngineRequest(request_id=next(self._request_ids), prompt_ids=tuple(prompt_ids), **fields)
         self._admission.admit(request)
         return self._open_stream(request)
-
-    def new_group(self) -> int:
-        """For requests of the same prompt, which is then computed once."""
-        return next(self._groups)
 
     def predicted_wait(self, num_tokens: int, priority: int = 0) -> float:
         """Seconds until a request of so many tokens, prompt and completion, would begin, by the measured rate."""

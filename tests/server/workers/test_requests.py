@@ -89,8 +89,7 @@ async def test_a_text_to_score_ends_without_tokens(worker: Worker) -> None:
 
 
 async def test_the_members_of_a_group_share_their_prompt(worker: Worker) -> None:
-    group = worker.new_group()
-    assert worker.new_group() != group
+    group = 7
     fields = {"prompt_ids": PROMPT, "max_new_tokens": 8}
     streams = [worker.submit(**fields, **seeded, group=group) for seeded in SEEDED]
     together = [(await read(stream)).token_ids for stream in streams]
