@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -132,20 +132,24 @@ class _Disk:
         files.os = os
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 64 kB: the nearest to a full disk that needs no privilege."""
+    """No file may grow beyond 64 kB: the nearest to a full disk that needs no privilege.
+
+    To be held around one call only: what the tests print may go to a file as well, and that file may be larger.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_file_that_cannot_grow_is_a_clear_error(checkpoints: Checkpoints) -> None:
-    _check_refusal(checkpoints, 1 << 17, os.strerror(errno.EFBIG))
+    _check_refusal(checkpoints, 1 << 17, os.strerror(errno.EFBIG), small_files)
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
@@ -153,14 +157,18 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("may not mount a file system")
     try:
-        _check_refusal(Checkpoints(path=tmp_path / "checkpoints", key="key"), 1 << 18, os.strerror(errno.ENOSPC))
+        _check_refusal(
+            Checkpoints(path=tmp_path / "checkpoints", key="key"), 1 << 18, os.strerror(errno.ENOSPC), nullcontext
+        )
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def _check_refusal(checkpoints: Checkpoints, size: int, reason: str) -> None:
+def _check_refusal(
+    checkpoints: Checkpoints, size: int, reason: str, full_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
     before = checkpoints.save(1, writer())
-    with pytest.raises(CheckpointError) as raised:
+    with full_disk(), pytest.raises(CheckpointError) as raised:
         checkpoints.save(2, writer(bytes(size)))
     assert reason in str(raised.value)
     assert str(raised.value).startswith(f"cannot write {checkpoints.path / 'checkpoint-2'} (")
