@@ -1,23 +1,18 @@
-"""Attention over packed rows, called by transformers' own model definitions.
+"""The attention of every layer, called by transformers' own model definitions.
 
 The function is registered under a name for which no mask function exists, so transformers builds no mask and the model
-passes our `batch=` keyword through. Row by row scaled dot-product attention: the slow and obvious form, on any device.
+passes our `batch=` keyword through. What the batch does with queries, keys and values is its own: `row_attention` goes
+row by row on any device and is the oracle of the others.
 
-Shape letters: N query heads, K key-value heads, H head dimension, P packed tokens of all rows, T tokens of one row,
-S tokens of one sequence so far.
+Shape letters: N query heads, K key-value heads, H head dimension, P packed tokens of all rows.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from rhapsode_server.engine.batch import Row
-from rhapsode_server.engine.kv_cache import KVCache
 from rhapsode_server.engine.refusal import UNSUPPORTED_ARCHITECTURE, ModelRefused
 
 ATTENTION = "rhapsode"
@@ -26,29 +21,6 @@ ATTENTION = "rhapsode"
 _WITHOUT_INFLUENCE = frozenset(
     {"position_ids", "use_cache", "cache_position", "output_attentions", "output_router_logits"}
 )
-
-
-@dataclass(slots=True)
-class ForwardBatch:
-    """What one forward carries to the attention of every layer. Layers are counted as they come."""
-
-    rows: Sequence[Row]
-    kv_cache: KVCache
-    num_layers_seen: int = 0
-    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
-
-    def next_layer(self) -> int:
-        self.num_layers_seen += 1
-        return self.num_layers_seen - 1
-
-    def mask(self, num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor | None:
-        """True where a query may look, aligned to the end: [T, S]. None: everywhere. Layers share them."""
-        if num_queries == 1:
-            return None
-        key = (num_queries, num_keys, window)
-        if key not in self._masks:
-            self._masks[key] = _causal_mask(num_queries, num_keys, window, device)
-        return self._masks[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +35,15 @@ class AttentionOptions:
     @property
     def is_plain(self) -> bool:
         return self.softcap is None and self.sinks is None
+
+
+class ForwardBatch(Protocol):
+    """What one forward carries to the attention of every layer. Layers are told apart by the order of their calls."""
+
+    num_layers_seen: int
+
+    def attend(self, query_1NPH: Tensor, key_1KPH: Tensor, value_1KPH: Tensor, options: AttentionOptions) -> Tensor:
+        """Store the keys and values of the next layer and let every row attend to its sequence: [1, P, N, H]."""
 
 
 def packed_attention(
@@ -89,66 +70,10 @@ def packed_attention(
         others, attention_mask=attention_mask, dropout=dropout or None, not_causal=is_causal is False or None
     )
     options = AttentionOptions(scaling=scaling, sliding_window=sliding_window, softcap=softcap, sinks=s_aux)
-    layer, position, outputs = batch.next_layer(), 0, []
-    for row in batch.rows:
-        span = slice(position, position + row.num_tokens)
-        keys_KSH, values_KSH = batch.kv_cache.append(layer, row, key_1KPH[0, :, span], value_1KPH[0, :, span])
-        outputs.append(attend(query_1NPH[0, :, span], keys_KSH, values_KSH, options, batch))
-        position = span.stop
-    return torch.cat(outputs, dim=1).transpose(0, 1).unsqueeze(0), None
+    return batch.attend(query_1NPH, key_1KPH, value_1KPH, options), None
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
-
-
-def attend(
-    query_NTH: Tensor, keys_KSH: Tensor, values_KSH: Tensor, options: AttentionOptions, batch: ForwardBatch
-) -> Tensor:
-    """The last T of S tokens attend causally. Returns [N, T, H]."""
-    num_queries = query_NTH.shape[1]
-    if options.sliding_window is not None:
-        first = max(0, keys_KSH.shape[1] - options.sliding_window - num_queries + 1)
-        keys_KSH, values_KSH = keys_KSH[:, first:], values_KSH[:, first:]
-    mask_TS = batch.mask(num_queries, keys_KSH.shape[1], options.sliding_window, query_NTH.device)
-    if not options.is_plain:
-        return _attend_by_hand(query_NTH, keys_KSH, values_KSH, mask_TS, options)
-    is_square = num_queries == keys_KSH.shape[1] and options.sliding_window is None
-    return scaled_dot_product_attention(
-        query_NTH[None],
-        keys_KSH[None],
-        values_KSH[None],
-        attn_mask=None if is_square else mask_TS,
-        is_causal=is_square and num_queries > 1,
-        scale=options.scaling,
-        enable_gqa=query_NTH.shape[0] != keys_KSH.shape[0],
-    )[0]
-
-
-def _causal_mask(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
-    mask_TS = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
-    return mask_TS if window is None else mask_TS.triu(num_keys - num_queries - window + 1)
-
-
-def _attend_by_hand(
-    query_NTH: Tensor, keys_KSH: Tensor, values_KSH: Tensor, mask_TS: Tensor | None, options: AttentionOptions
-) -> Tensor:
-    group = query_NTH.shape[0] // keys_KSH.shape[0]
-    keys_NSH, values_NSH = keys_KSH.repeat_interleave(group, 0), values_KSH.repeat_interleave(group, 0)
-    scaling = options.scaling if options.scaling is not None else query_NTH.shape[-1] ** -0.5
-    scores_NTS = query_NTH @ keys_NSH.mT * scaling
-    if options.softcap is not None:
-        scores_NTS = torch.tanh(scores_NTS / options.softcap) * options.softcap
-    if mask_TS is not None:
-        scores_NTS = scores_NTS.masked_fill(~mask_TS, -torch.inf)
-    weights_NTS = _softmax_with_sinks(scores_NTS.float(), options.sinks)
-    return weights_NTS.to(values_NSH.dtype) @ values_NSH
-
-
-def _softmax_with_sinks(scores_NTS: Tensor, sinks_N: Tensor | None) -> Tensor:
-    if sinks_N is None:
-        return scores_NTS.softmax(-1)
-    sinks_NT1 = sinks_N.float().view(-1, 1, 1).expand(-1, scores_NTS.shape[1], 1)
-    return torch.cat([scores_NTS, sinks_NT1], dim=-1).softmax(-1)[..., :-1]
 
 
 def _refuse_the_unknown(others: dict[str, Any], **must_be_none: Any) -> None:

@@ -41,8 +41,8 @@ class Row:
     takes it from the device. `draw` is set when the span ends at the sequence's last token and another is to follow;
     `num_candidates`, when that one is to be scored. `scored` are prompt tokens that the span predicts: the first of
     them is at `start` + 1 or later, the last at `end` or before. `num_reserved_tokens` is the size of the slot's KV
-    extent. `prefix_slot` is set in the first row of a sequence that begins at `start` > 0: the slot whose KV before
-    `start`, written by earlier steps, is its own too.
+    extent. The first row of a sequence brings the `blocks` that were reserved for it; if it begins at `start` > 0,
+    `prefix_slot` is the slot whose KV before `start`, written by earlier steps, is its own too.
     """
 
     slot: int
@@ -54,6 +54,7 @@ class Row:
     num_candidates: int | None = None
     scored: ScoredSpan | None = None
     prefix_slot: int | None = None
+    blocks: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:

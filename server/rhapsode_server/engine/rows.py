@@ -18,6 +18,7 @@ def next_row(sequence: Sequence, num_tokens: int, prefix_slot: int | None = None
         num_candidates=request.top_logprobs if draws else None,
         scored=_scored(request, start, end) if start < sequence.num_prompt_tokens else None,
         prefix_slot=prefix_slot,
+        blocks=tuple(sequence.blocks) if start == 0 or prefix_slot is not None else (),
     )
 
 

@@ -3,7 +3,7 @@
 Shape letters: P packed tokens of all rows, R rows that draw, N prompt tokens to score, V vocabulary, L slots.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from rhapsode_server.engine.copies import CopyToHost, to_device
 from rhapsode_server.engine.kv_cache import KVCache
 from rhapsode_server.engine.loader import LoadedModel
 from rhapsode_server.engine.logprobs import PendingScores, token_scores
+from rhapsode_server.engine.row_attention import RowBatch
 from rhapsode_server.engine.sampler import sample
 
 
@@ -45,6 +46,7 @@ class ModelRunner:
     vocabulary_size: int
     max_sequences: int
     kv_cache: KVCache = field(default_factory=KVCache)
+    attention: Callable[[Sequence[Row], KVCache], ForwardBatch] = RowBatch
     _last_token_ids_L: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> "Forward":
         """Write the rows' KV and compute the logits of what the rows draw and score."""
-        context = ForwardBatch(rows, self.kv_cache)
+        context = self.attention(rows, self.kv_cache)
         drawn, scored = _drawn_positions(rows), _scored_positions(rows)
         output = self.loaded.model(
             input_ids=self._input_ids(rows)[None],

@@ -84,9 +84,7 @@ def test_attention_refuses_a_keyword_it_does_not_know(load: Any, keyword: str) -
     loaded = load("gpt2")
     loaded.loaded.model.set_attn_implementation(ATTENTION)
     with pytest.raises(ModelRefused, match=f"its attention asks for {keyword}"):
-        loaded.loaded.model(
-            input_ids=torch.tensor([[1]]), batch=runner.ForwardBatch([], loaded.kv_cache), **{keyword: 1}
-        )
+        loaded.loaded.model(input_ids=torch.tensor([[1]]), batch=runner.RowBatch([], loaded.kv_cache), **{keyword: 1})
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
