@@ -3,7 +3,9 @@
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+BENCH_INSTALLED := .venv/.installed-bench
 SOURCES := proto/rhapsode_contract client/rhapsode_client server/rhapsode_server trainer/rhapsode_trainer tools
+KERNELS := $(wildcard $(addprefix server/rhapsode_server/engine/kernels/,*.cpp *.h compile.py))
 BEGAN := $(shell date +%s)
 
 CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
@@ -62,8 +64,8 @@ soak: install ## The slow tests: 200 kills of a training run, 100 swaps under lo
 fuzz: install ## Long random tests: 20,000 requests to a live server, 10,000 dropped streams, texts
 	RHAPSODE_FUZZ=1 $(BIN)/pytest tests/fuzz tests/server/text --timeout 3600
 
-bench: install ## Measure the engine
-	$(BIN)/python benchmarks/engine.py
+bench: install $(BENCH_INSTALLED) ## Measure serving beside its peers, in under 15 minutes
+	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 bench-train: install ## Measure training beside stock Trainer
 	$(BIN)/python benchmarks/training.py $(ARGS)
@@ -82,7 +84,11 @@ $(BIN)/pip:
 	"$(PYTHON)" -m venv .venv
 
 # The variables pin what builds the distributions too: the first for older pips, the second for newer.
-$(INSTALLED): pyproject.toml constraints.txt requirements-dev.txt $(wildcard */pyproject.toml) | $(BIN)/pip
+$(INSTALLED): pyproject.toml constraints.txt requirements-dev.txt $(wildcard */pyproject.toml) server/hatch_build.py $(KERNELS) | $(BIN)/pip
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	$(BIN)/pip install -r requirements-dev.txt -e proto -e client -e server -e "trainer[text,spacy,stories,rating,lora,sweep]"
+	@touch $@
+
+$(BENCH_INSTALLED): requirements-bench.txt constraints.txt | $(INSTALLED)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -r requirements-bench.txt
 	@touch $@

@@ -114,11 +114,26 @@ class ServerConfig:
         "none, or int8: weights and activations of linear layers, CPU only",
         one_of("none", "int8"),
     )
-    threads: int = _option(read_integer, "0", "N", "CPU threads of the computation; 0: all", at_least(0))
+    threads: int = _option(
+        read_integer,
+        "0",
+        "N",
+        "CPU threads of a worker; 0: the cores that the machine and its control group allow, shared by replicas",
+        at_least(0),
+    )
     max_sequences: int = _option(
         read_integer, "64", "N", "requests that run at the same time; the others queue", at_least(1)
     )
-    max_batch_tokens: int = _option(read_integer, "512", "N", "tokens computed in one step", at_least(1))
+    max_batch_tokens: int = _option(
+        read_integer,
+        "512",
+        "N",
+        "tokens computed in one step; on a CPU, fewer of prompts while others generate, so that they hardly notice",
+        at_least(1),
+    )
+    prefix_cache: bool = _option(
+        read_switch, "on", "on|off", "take over what other requests have computed of the same beginning of a prompt"
+    )
     max_queued_requests: int = _option(
         read_integer, "256", "N", "requests that may queue; further ones get RESOURCE_EXHAUSTED", at_least(0)
     )

@@ -4,6 +4,7 @@ import platform
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version as distribution_version
 from itertools import accumulate
 from typing import Any
@@ -43,6 +44,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._of_versions: list[Any] = []
         self._states: dict[tuple[str, int], str] = {}
+        self._series: dict[tuple[str, int], dict[Any, Any]] = {}
         self._gone: set[tuple[str, int | str]] = set()
         self._weights: dict[str, set[int]] = {}
         self._make_request_metrics()
@@ -60,12 +62,17 @@ class Metrics:
             "rhapsode_calls", "Calls that ended, by method and outcome.", ("method", "outcome"), registry=self.registry
         )
         self._prompt_tokens = self._add(Counter, "prompt_tokens", "Prompt tokens of submitted requests.")
+        self._cached_tokens = self._add(
+            Counter, "cached_tokens", "Prompt tokens that were not computed but taken over from other requests."
+        )
         self._generated_tokens = self._add(Counter, "generated_tokens", "Tokens generated.")
         self._first_token = self._add_latency("time_to_first_token", "From the arrival of a call to its first token.")
         self._queue_time = self._add_latency("queue_time", "From the arrival of a call to its start in the engine.")
         self._request_time = self._add_latency("request_duration", "From the arrival of a call to its end.")
         self._inter_token = WeightedHistogram(
-            "rhapsode_inter_token_latency_seconds", "Time between two tokens of a request.", LATENCIES
+            "rhapsode_inter_token_latency_seconds",
+            "Time between two tokens of a request; those that reach the caller together share theirs.",
+            LATENCIES,
         )
         self.registry.register(self._inter_token)
         self._of_versions.append(self._inter_token)
@@ -73,7 +80,12 @@ class Metrics:
     def _make_engine_metrics(self) -> None:
         self._waiting = self._add(Gauge, "requests_waiting", "Requests in the queue.")
         self._running = self._add(Gauge, "requests_running", "Requests that run.")
-        self._blocks_used = self._add(Gauge, "kv_blocks_used", "Blocks of the KV cache in use.")
+        self._blocks_used = self._add(Gauge, "kv_blocks_used", "Blocks of the KV cache that running requests hold.")
+        self._blocks_retained = self._add(
+            Gauge,
+            "kv_blocks_retained",
+            "Blocks of the KV cache that are kept of requests that ended, until others need them.",
+        )
         self._blocks = self._add(Gauge, "kv_blocks", "Blocks of the KV cache.")
         self._forwards = self._add(Counter, "model_forwards", "Steps that ran the model.")
         self._step_time = self._add_latency("step_duration", "Time of a step of the engine.")
@@ -146,7 +158,7 @@ class Metrics:
 
     def count_generated_tokens(self, model: str, version: int, count: int) -> None:
         if not self._is_gone(model, version):
-            self._generated_tokens.labels(model, version).inc(count)
+            self._of_version(model, version, self._generated_tokens).inc(count)
 
     def observe_inter_token(self, model: str, version: int, gaps: int, seconds: float) -> None:
         """`gaps` more tokens of a request came, `seconds` after the one before them: each took its share."""
@@ -169,15 +181,18 @@ class Metrics:
         """An engine made a step that took `seconds`."""
         if self._is_gone(model, version):
             return
-        self._waiting.labels(model, version).set(stats.waiting)
-        self._running.labels(model, version).set(stats.running)
-        self._blocks_used.labels(model, version).set(stats.blocks_used)
-        self._blocks.labels(model, version).set(stats.blocks_total)
+        of_version = partial(self._of_version, model, version)
+        of_version(self._waiting).set(stats.waiting)
+        of_version(self._running).set(stats.running)
+        of_version(self._blocks_used).set(stats.blocks_used)
+        of_version(self._blocks_retained).set(stats.blocks_retained)
+        of_version(self._cached_tokens).inc(stats.cached_tokens)
+        of_version(self._blocks).set(stats.blocks_total)
         if stats.batch_rows:
-            self._forwards.labels(model, version).inc()
-            self._step_time.labels(model, version).observe(seconds)
-            self._batch_rows.labels(model, version).observe(stats.batch_rows)
-            self._batch_tokens.labels(model, version).observe(stats.batch_tokens)
+            of_version(self._forwards).inc()
+            of_version(self._step_time).observe(seconds)
+            of_version(self._batch_rows).observe(stats.batch_rows)
+            of_version(self._batch_tokens).observe(stats.batch_tokens)
 
     def set_version_state(self, model: str, version: int, state: str) -> None:
         self._gone.discard((model, version))
@@ -228,6 +243,13 @@ class Metrics:
     def set_standby(self, is_ready: bool) -> None:
         self._standby_ready.set(is_ready)
 
+    def _of_version(self, model: str, version: int, metric: Any) -> Any:
+        """As `metric.labels(model, version)`, which takes several times as long: for every step and message."""
+        series = self._series.setdefault((model, version), {})
+        if metric not in series:
+            series[metric] = metric.labels(model, version)
+        return series[metric]
+
     def _is_gone(self, model: str, version: int | str) -> bool:
         return (model, version) in self._gone
 
@@ -235,6 +257,7 @@ class Metrics:
         """Remove the series of a version that is no longer served. Callers may still read its last tokens, and its
         engine may end later: these would bring the series back, so they are not counted."""
         self._states.pop((model, version), None)
+        self._series.pop((model, version), None)
         self._gone.add((model, version))
         self._weights.get(model, set()).discard(version)
         for metric in self._of_versions:

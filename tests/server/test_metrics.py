@@ -21,7 +21,16 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def a_step(metrics: Metrics, version: int = 3, rows: int = 5) -> None:
-    stats = EngineStats(waiting=2, running=5, blocks_used=7, blocks_total=100, batch_rows=rows, batch_tokens=12 * rows)
+    stats = EngineStats(
+        waiting=2,
+        running=5,
+        blocks_used=7,
+        blocks_retained=9,
+        blocks_total=100,
+        batch_rows=rows,
+        batch_tokens=12 * rows,
+        cached_tokens=32,
+    )
     metrics.observe_step("poems", version, stats, 0.004)
 
 
@@ -48,10 +57,21 @@ def test_a_step_sets_the_gauges_and_counts_the_forward(metrics: Metrics) -> None
     assert value(metrics, "requests_waiting") == 2
     assert value(metrics, "requests_running") == 5
     assert (value(metrics, "kv_blocks_used"), value(metrics, "kv_blocks")) == (7, 100)
+    assert value(metrics, "kv_blocks_retained") == 9
     assert value(metrics, "model_forwards_total") == 1
     assert (value(metrics, "batch_size_bucket", le="4.0"), value(metrics, "batch_size_bucket", le="8.0")) == (0, 1)
     assert value(metrics, "batch_tokens_sum") == 60
     assert value(metrics, "step_duration_seconds_sum") == 0.004
+
+
+def test_the_hit_rate_is_cached_over_prompt_tokens(metrics: Metrics) -> None:
+    for _ in range(2):
+        metrics.count_prompt_tokens("poems", 3, 40)
+        a_step(metrics)
+    cached, asked = value(metrics, "cached_tokens_total"), value(metrics, "prompt_tokens_total")
+    assert cached is not None
+    assert asked is not None
+    assert cached / asked == 0.8
 
 
 def test_a_step_that_ran_nothing_is_no_forward(metrics: Metrics) -> None:
@@ -128,6 +148,7 @@ def test_the_text_over_http_is_what_prometheus_reads(metrics: Metrics) -> None:
         "rhapsode_requests",
         "rhapsode_calls",
         "rhapsode_prompt_tokens",
+        "rhapsode_cached_tokens",
         "rhapsode_generated_tokens",
         "rhapsode_time_to_first_token_seconds",
         "rhapsode_queue_time_seconds",
@@ -136,6 +157,7 @@ def test_the_text_over_http_is_what_prometheus_reads(metrics: Metrics) -> None:
         "rhapsode_requests_waiting",
         "rhapsode_requests_running",
         "rhapsode_kv_blocks_used",
+        "rhapsode_kv_blocks_retained",
         "rhapsode_kv_blocks",
         "rhapsode_model_forwards",
         "rhapsode_step_duration_seconds",

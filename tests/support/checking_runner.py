@@ -8,7 +8,7 @@ from rhapsode_server.engine.batch import Batch, BatchResult, Draw, Row
 from rhapsode_server.engine.block_pool import BlockPool
 from rhapsode_server.engine.engine import Engine, StepResult
 from rhapsode_server.engine.request import NOT_FINITE, NOTHING_LEFT, EngineRequest, FinishReason, TokenScore
-from rhapsode_server.engine.scheduler import MAX_SCORED_TOKENS, Scheduler
+from rhapsode_server.engine.scheduler import MAX_SCORED_TOKENS, Scheduler, num_slots
 
 BLOCK_SIZE = 4
 END = 7
@@ -44,8 +44,10 @@ class Result:
 
 @dataclass
 class CheckingRunner:
-    """Holds token ids where a real one holds KV, and insists that positions come without gap or overlap."""
+    """Holds token ids where a real one holds KV, and insists that they are those of its sequence, that positions come
+    without gap or overlap, and that nobody waits for a place that there is."""
 
+    scheduler: Scheduler
     written: dict[int, list[int]] = field(default_factory=dict)
     last: dict[int, int] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
@@ -57,6 +59,7 @@ class CheckingRunner:
 
     def execute(self, batch: Batch) -> Result:
         self.batches.append(batch)
+        self._check_admission()
         for slot in batch.released_slots:
             self.written.pop(slot, None)  # nothing is written yet when it ended before its first row
         assert len({row.slot for row in batch.rows}) == len(batch.rows)
@@ -78,7 +81,14 @@ class CheckingRunner:
             )
         )
 
+    def _check_admission(self) -> None:
+        scheduler, pool = self.scheduler, self.scheduler.pool
+        if scheduler.waiting and len(scheduler._by_slot) < scheduler.max_sequences:
+            num_tokens = scheduler.waiting.first.request.num_reserved_tokens
+            assert pool.blocks_for(num_tokens) > pool.num_blocks - pool.num_used
+
     def _write(self, row: Row, held: dict[int, int]) -> None:
+        assert row.slot < num_slots(self.scheduler.max_sequences, prefix_cache=self.scheduler.prefix_cache)
         if row.begins:
             assert row.slot not in self.written, "the slot still holds another sequence"
             self.written[row.slot] = []
@@ -90,6 +100,8 @@ class CheckingRunner:
         assert len(ids) == row.num_tokens > 0
         self.written[row.slot] += ids
         assert row.end <= row.num_reserved_tokens
+        known = self.scheduler._by_slot[row.slot].token_ids[: row.end]
+        assert self.written[row.slot][: len(known)] == known, "its keys and values are those of other tokens"
 
     def _draw(self, row: Row) -> int:
         assert row.draw
@@ -143,6 +155,8 @@ def make_engine(
     num_blocks: int = 64,
     max_sequences: int = 4,
     max_batch_tokens: int = 16,
+    prefix_cache: bool = False,
+    step_overhead: int = 1000,
     clock: Any = None,
     matcher_clock: Any = None,
 ) -> Engine:
@@ -151,10 +165,12 @@ def make_engine(
         pool=pool,
         max_sequences=max_sequences,
         max_batch_tokens=max_batch_tokens,
+        prefix_cache=prefix_cache,
+        step_overhead=step_overhead,
         clock=clock or Clock(),
         matcher_clock=matcher_clock or Clock(),
     )
-    return Engine(scheduler, CheckingRunner(), depth=depth)
+    return Engine(scheduler, CheckingRunner(scheduler), depth=depth)
 
 
 def runner_of(engine: Engine) -> CheckingRunner:

@@ -82,9 +82,11 @@ class Submitted:
     def generates(self, token_ids: Sequence[int], finish_reason: FinishReason | None = None) -> None:
         if self.stream.started_at is None:
             self.stream.mark_started(0.0)
-        for token_id in token_ids[:-1]:
-            self.stream.push(token_id, None)
-        self.stream.push(token_ids[-1] if token_ids else None, finish_reason)
+        if token_ids:
+            self.stream.push(token_ids)
+            self.stream.wake()
+        if finish_reason:
+            self.stream.end(finish_reason)
 
 
 @dataclass(slots=True, eq=False)

@@ -28,7 +28,7 @@ def checkpoints(architecture: str, *, seed: int, steps: int, every: int) -> Iter
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
-        rows = _rows(generator)
+        rows = poem_rows(generator)
         model(input_ids=rows, labels=rows).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -53,6 +53,7 @@ def _ids() -> torch.Tensor:
     return torch.tensor(tiny_tokenizer().encode(text).ids)
 
 
-def _rows(generator: torch.Generator) -> torch.Tensor:
+def poem_rows(generator: torch.Generator) -> torch.Tensor:
+    """Token ids of a few passages."""
     starts = torch.randint(len(_ids()) - _LENGTH, (_ROWS,), generator=generator).tolist()
     return torch.stack([_ids()[start : start + _LENGTH] for start in starts])

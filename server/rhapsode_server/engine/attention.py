@@ -40,7 +40,8 @@ class AttentionOptions:
 class ForwardBatch(Protocol):
     """What one forward carries to the attention of every layer. Layers are told apart by the order of their calls."""
 
-    num_layers_seen: int
+    @property
+    def num_layers_seen(self) -> int: ...
 
     def attend(self, query_1NPH: Tensor, key_1KPH: Tensor, value_1KPH: Tensor, options: AttentionOptions) -> Tensor:
         """Store the keys and values of the next layer and let every row attend to its sequence: [1, P, N, H]."""

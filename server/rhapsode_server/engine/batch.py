@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rhapsode_server.engine.request import SamplingParameters, TokenScore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """What decides one token besides the logits.
+class Draw(NamedTuple):
+    """What decides one token besides the logits. (A tuple, as a row is: every step makes one for each sequence.)
 
     `position` is its 0-based index in its sequence, prompt included. `history` holds the ids before it, the first
     `num_prompt_tokens` of them the prompt's; it is empty unless the parameters need it. `suppressed_ids` may not be
@@ -33,8 +33,7 @@ class ScoredSpan:
     num_candidates: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """A span of one sequence: tokens [start, start + num_tokens) are computed and their KV written.
 
     `token_ids` is None when the one token to feed was sampled by a step still in flight: the runner

@@ -2,18 +2,22 @@
 
 
 class BlockPool:
-    """Hands out block ids. Ask (`can_allocate`), then act (`allocate`)."""
+    """Hands out block ids. Ask (`can_allocate`), then act (`allocate`).
+
+    A block is free, used, or retained: what is in it may be of use, but nobody needs it.
+    """
 
     def __init__(self, *, num_blocks: int, block_size: int) -> None:
         if num_blocks < 1 or block_size < 1:
             raise ValueError(f"num_blocks ({num_blocks}) and block_size ({block_size}) must be at least 1")
         self.block_size = block_size
         self.num_blocks = num_blocks
+        self.num_retained = 0
         self._free = list(range(num_blocks - 1, -1, -1))
 
     @property
     def num_used(self) -> int:
-        return self.num_blocks - len(self._free)
+        return self.num_blocks - len(self._free) - self.num_retained
 
     @property
     def num_tokens(self) -> int:
@@ -34,7 +38,15 @@ class BlockPool:
         self._free.extend(blocks)
         blocks.clear()
 
-    def check_integrity(self, blocks_in_use: list[int]) -> None:
-        """Every block is free or in use, and none is both or twice."""
-        everything = sorted(self._free + blocks_in_use)
+    def retain(self, blocks: list[int]) -> None:
+        self.num_retained += len(blocks)
+
+    def free_retained(self, blocks: list[int]) -> None:
+        self.num_retained -= len(blocks)
+        self.free(blocks)
+
+    def check_integrity(self, used: list[int], retained: list[int]) -> None:
+        """Every block is free, used or retained, and none is two of that or twice."""
+        everything = sorted(self._free + used + retained)
         assert everything == list(range(self.num_blocks)), "the block pool lost or duplicated a block"
+        assert self.num_retained == len(retained)

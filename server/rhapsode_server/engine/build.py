@@ -10,7 +10,11 @@ from transformers.utils import logging as transformers_logging
 from rhapsode_server.engine.block_pool import BlockPool
 from rhapsode_server.engine.canary import BOUNDS, replay
 from rhapsode_server.engine.canary_file import Canary, read_canary
+from rhapsode_server.engine.cpu_attention import cpu_attention
+from rhapsode_server.engine.cuda.graphs import CudaGraphs
+from rhapsode_server.engine.cuda.runner import DEPTH, cuda_runner, eager_runner
 from rhapsode_server.engine.engine import Engine
+from rhapsode_server.engine.host_processors import available_cores
 from rhapsode_server.engine.loader import LoadedModel, choose_device, choose_dtype
 from rhapsode_server.engine.loading import load_checked
 from rhapsode_server.engine.memory import BLOCK_SIZE, check_room, size_cache
@@ -24,9 +28,10 @@ from rhapsode_server.engine.refusal import (
     is_out_of_memory,
 )
 from rhapsode_server.engine.runner import ModelRunner
-from rhapsode_server.engine.scheduler import Scheduler
+from rhapsode_server.engine.scheduler import STEP_OVERHEAD, Scheduler, num_slots
 
-ALL_THREADS = torch.get_num_threads()
+# torch asks neither control groups nor which processors share a core; OMP_NUM_THREADS it knows.
+ALL_THREADS = min(torch.get_num_threads(), available_cores())
 FEW_THREADS = 0.25
 
 
@@ -73,9 +78,7 @@ def _build(options: EngineOptions, on_stage: Callable[[str], None]) -> BuiltEngi
     canary = read_canary(Path(options.path))
     loaded, weights_note = _load(options, canary)
     on_stage("warming")
-    runner = ModelRunner(
-        loaded=loaded, vocabulary_size=_vocabulary_size(options, loaded), max_sequences=options.max_sequences
-    )
+    runner = _runner(options, loaded)
     bytes_per_token = prove(runner)
     on_stage("canary")
     note = _replay(canary, runner, weights_note)
@@ -87,15 +90,43 @@ def _build(options: EngineOptions, on_stage: Callable[[str], None]) -> BuiltEngi
         most_tokens=options.max_sequences * (loaded.context_length + BLOCK_SIZE),
     )
     pool = BlockPool(num_blocks=size.num_blocks, block_size=BLOCK_SIZE)
-    scheduler = Scheduler(pool=pool, max_sequences=options.max_sequences, max_batch_tokens=options.max_batch_tokens)
+    scheduler = Scheduler(
+        pool=pool,
+        max_sequences=options.max_sequences,
+        max_batch_tokens=options.max_batch_tokens,
+        step_overhead=STEP_OVERHEAD[loaded.device.type],
+        prefix_cache=options.prefix_cache,
+    )
     return BuiltEngine(
-        engine=Engine(scheduler, runner),
+        engine=_engine(scheduler, runner),
         loaded=loaded,
         # Score reserves the context and the token after it.
         context_length=min(loaded.context_length, pool.num_tokens - 1),
         memory_bytes=size.memory_bytes,
         canary=note,
     )
+
+
+def _runner(options: EngineOptions, loaded: LoadedModel) -> ModelRunner:
+    vocabulary_size = _vocabulary_size(options, loaded)
+    slots = num_slots(options.max_sequences, prefix_cache=options.prefix_cache)
+    if loaded.device.type == "cuda":
+        return eager_runner(loaded, vocabulary_size=vocabulary_size, max_sequences=slots)
+    attention = cpu_attention(loaded.model.dtype)
+    return ModelRunner(loaded=loaded, vocabulary_size=vocabulary_size, max_sequences=slots, attention=attention)
+
+
+def _engine(scheduler: Scheduler, runner: ModelRunner) -> Engine:
+    """What serves: on CUDA a runner with graphs, and a step in flight while the host plans the next."""
+    if runner.loaded.device.type != "cuda":
+        return Engine(scheduler, runner)
+    serving = cuda_runner(
+        runner,
+        num_blocks=scheduler.pool.num_blocks,
+        max_rows=scheduler.max_sequences,
+        capture=CudaGraphs(runner.loaded.device),
+    )
+    return Engine(scheduler, serving, depth=DEPTH)
 
 
 def _replay(canary: Canary | None, runner: ModelRunner, weights_note: str) -> str:

@@ -10,9 +10,9 @@ def reason_to_end(sequence: Sequence, token_id: int) -> End | None:
     """After a token, with which its matcher goes on."""
     if token_id in sequence.request.stop_token_ids:
         return FinishReason.STOP_TOKEN, ""
-    if end := constrain(sequence, token_id):
+    if sequence.matcher and (end := constrain(sequence, token_id)):
         return end
-    is_full = len(sequence.token_ids) == sequence.request.num_reserved_tokens
+    is_full = len(sequence.token_ids) == sequence.num_reserved_tokens
     return (FinishReason.LENGTH, "") if is_full else None
 
 

@@ -25,7 +25,11 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """The engine at the end of a step: counts of requests, rows, tokens and blocks."""
+    """The engine at the end of a step: counts of requests, rows, tokens and blocks.
+
+    Blocks are used, retained (of requests that ended, until somebody needs them) or free. `cached_tokens` are those of
+    the prompts begun in the step that were taken over from other requests.
+    """
 
     waiting: int
     running: int
@@ -33,6 +37,8 @@ class EngineStats:
     blocks_total: int
     batch_rows: int
     batch_tokens: int
+    blocks_retained: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +81,10 @@ class Engine:
             self._complete_oldest()
         news = self.scheduler.take_news()
         return StepResult(
-            started=news.started, prompt_scores=news.prompt_scores, events=news.events, stats=self._stats(batch)
+            started=news.started,
+            prompt_scores=news.prompt_scores,
+            events=news.events,
+            stats=self._stats(batch, news.started),
         )
 
     def _is_full(self, batch: Batch) -> bool:
@@ -85,7 +94,7 @@ class Engine:
         batch, pending = self._in_flight.popleft()
         self.scheduler.update(batch, pending.read())
 
-    def _stats(self, batch: Batch) -> EngineStats:
+    def _stats(self, batch: Batch, started: list[Started]) -> EngineStats:
         return EngineStats(
             waiting=len(self.scheduler.waiting),
             running=len(self.scheduler.running),
@@ -93,4 +102,6 @@ class Engine:
             blocks_total=self.scheduler.pool.num_blocks,
             batch_rows=len(batch.rows),
             batch_tokens=batch.num_tokens,
+            blocks_retained=self.scheduler.pool.num_retained,
+            cached_tokens=sum(each.num_cached_tokens for each in started),
         )

@@ -1,6 +1,7 @@
 """What the engine tells of its requests. Imports no torch."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rhapsode_server.engine.request import FinishReason, TokenScore
 
@@ -13,8 +14,7 @@ class Started:
     num_cached_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenEvent:
+class TokenEvent(NamedTuple):
     """News of one request: a token, or its end, or both. `token_id` is None when it ended without one.
 
     `score` is that of the token, if asked for; `detail` says why a constraint is bad.

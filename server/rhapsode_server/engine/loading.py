@@ -7,10 +7,12 @@ import torch
 from rhapsode_server.engine.canary import WEIGHTS_BOUND, compare_weights
 from rhapsode_server.engine.canary_file import Canary
 from rhapsode_server.engine.host_memory import host_memory
+from rhapsode_server.engine.linears import leave_files, pack, trim
 from rhapsode_server.engine.loader import LoadedModel, load_model, move
 from rhapsode_server.engine.memory import num_parameters
 from rhapsode_server.engine.quantize import quantize
 from rhapsode_server.engine.refusal import LOAD_FAILED, ModelRefused
+from rhapsode_server.engine.system import return_freed_memory
 
 _CPU = torch.device("cpu")
 
@@ -31,7 +33,15 @@ def load_checked(
         return load_model(path, device=device, dtype=dtype), note
     exact = load_model(path, device=_CPU, dtype=dtype)
     note = _compare(exact, canary)
-    return quantize(exact) if quantization == "int8" else move(exact, device), note
+    return move(exact, device) if device.type != "cpu" else _made_fast(exact, quantization), note
+
+
+def _made_fast(exact: LoadedModel, quantization: str) -> LoadedModel:
+    fast = quantize(exact) if quantization == "int8" else pack(exact)
+    trim(fast.model)
+    leave_files(fast.model)
+    return_freed_memory()
+    return fast
 
 
 def _compare_apart(path: Path, canary: Canary | None) -> str:

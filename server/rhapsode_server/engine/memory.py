@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from rhapsode_server.engine.host_memory import Memory, host_memory
+from rhapsode_server.engine.linears import replaced_bytes
 from rhapsode_server.engine.options import EngineOptions
-from rhapsode_server.engine.quantize import int8_bytes
 from rhapsode_server.engine.refusal import OUT_OF_MEMORY, TOO_LARGE, ModelRefused
 
 BLOCK_SIZE = 16
@@ -84,7 +84,7 @@ def num_parameters(path: Path) -> int:
 def _weights_bytes(model: PreTrainedModel) -> int:
     """Shared tensors count once."""
     tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return int8_bytes(model) + sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return replaced_bytes(model) + sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _require(needed: int, there: int, what: str, reason: str = OUT_OF_MEMORY) -> None:

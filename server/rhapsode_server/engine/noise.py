@@ -19,6 +19,7 @@ def _int32(x: int) -> Tensor:
     return torch.tensor(_signed(x), dtype=torch.int32)
 
 
+_POSITION_FACTOR, _POSITION_MASK = _int32(0x9E3779B9), _int32(0x85EBCA6B)
 _FACTOR_TENSORS = [_int32(factor) for factor in _FACTORS]
 # The shift of a signed integer copies the sign bit: a mask makes it logical.
 _SHIFTS = {bits: (_int32(bits), _int32((1 << 32 - bits) - 1)) for bits in (15, 16)}
@@ -30,6 +31,14 @@ def row_keys(seed: int, position: int) -> tuple[int, int]:
     assert 0 <= position < 1 << 32, "a position has 32 bits"
     low, high = seed & 0xFFFFFFFF, seed >> 32
     return _signed(_mix(low + 0x9E3779B9 * position)), _signed(_mix(high ^ _mix(position ^ 0x85EBCA6B)))
+
+
+def row_keys_of(seeds_R: Tensor, positions_R: Tensor) -> Tensor:
+    """`row_keys` on the device, int32 [R, 2]; both arguments are int64, and the bits of the first the seeds'."""
+    position_R = positions_R.int()
+    low_R = seeds_R.int() + position_R * _POSITION_FACTOR
+    high_R = (seeds_R >> 32).int() ^ _mixed(position_R ^ _POSITION_MASK)
+    return torch.stack((_mixed(low_R), _mixed(high_R)), dim=1)
 
 
 def hash_tokens(token_ids: Tensor, keys_R2: Tensor) -> Tensor:
@@ -84,6 +93,12 @@ def _mix(x: int) -> int:
     x = (x ^ x >> 16) * _FACTORS[0] & 0xFFFFFFFF
     x = (x ^ x >> 15) * _FACTORS[1] & 0xFFFFFFFF
     return x ^ x >> 15
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """`_mix` of int32."""
+    scratch = torch.empty_like(x)
+    return _xor_shift_(_products_(_fold(x), scratch), 15, scratch)
 
 
 def _products_(x: Tensor, scratch: Tensor) -> Tensor:

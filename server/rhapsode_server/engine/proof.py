@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rhapsode_server.engine.attention import ATTENTION
 from rhapsode_server.engine.batch import Draw, Row
+from rhapsode_server.engine.memory import BLOCK_SIZE
 from rhapsode_server.engine.refusal import NON_FINITE_LOGITS, UNSUPPORTED_ARCHITECTURE, ModelRefused
 from rhapsode_server.engine.request import SamplingParameters
 from rhapsode_server.engine.runner import ModelRunner
@@ -66,7 +67,8 @@ def engine_logits(runner: ModelRunner, sequences: Sequence[list[int]], prompt_le
 
 def _forward(runner: ModelRunner, sequences: Sequence[list[int]], spans: Sequence[tuple[int, int]]) -> Tensor:
     rows = [
-        _row(slot, ids, start, count) for slot, (ids, (start, count)) in enumerate(zip(sequences, spans, strict=True))
+        _row(slot, ids, start, count, range(slot, len(ids) * len(sequences), len(sequences)))
+        for slot, (ids, (start, count)) in enumerate(zip(sequences, spans, strict=True))
     ]
     try:
         forward = runner.forward(rows)
@@ -82,7 +84,8 @@ def _forward(runner: ModelRunner, sequences: Sequence[list[int]], spans: Sequenc
     return forward.logits_RV
 
 
-def _row(slot: int, ids: list[int], start: int, num_tokens: int) -> Row:
+def _row(slot: int, ids: list[int], start: int, num_tokens: int, blocks: Sequence[int]) -> Row:
+    """Of the blocks, which are those of no other slot, it has as many as it needs."""
     return Row(
         slot=slot,
         start=start,
@@ -90,6 +93,7 @@ def _row(slot: int, ids: list[int], start: int, num_tokens: int) -> Row:
         token_ids=tuple(ids[start : start + num_tokens]),
         num_reserved_tokens=len(ids),
         draw=Draw(parameters=SamplingParameters(), position=start + num_tokens),
+        blocks=tuple(blocks[: -(-len(ids) // BLOCK_SIZE)]) if start == 0 else (),
     )
 
 

@@ -11,7 +11,11 @@ OUT_OF_MEMORY = "out_of_memory"
 TOO_LARGE = "too_large"
 TOKENIZER_MISMATCH = "tokenizer_mismatch"
 
-_OUT_OF_MEMORY_SIGNS = ("out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED")
+# The last is oneDNN's: the layers that it is asked for were made before, so that all it can lack is room.
+_OUT_OF_MEMORY_SIGNS = (
+    *("out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED"),
+    "could not create a primitive",
+)
 
 
 class ModelRefused(Exception):  # noqa: N818 - it says what happened

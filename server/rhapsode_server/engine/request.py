@@ -1,6 +1,6 @@
 """What a caller asks of the engine, and the state of it while it runs. Imports no torch."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -92,7 +92,7 @@ class EngineRequest:
     `top_logprobs` asks for a TokenScore of each generated token with so many candidates, `prompt_top_logprobs` for one
     of each prompt token from index `first_scored` on. `deadline` (the request is given up) and `ends_at` (it ends with
     what there is) are `time.monotonic()` seconds, which the processes of a machine share. Requests of one `group` have
-    the same prompt and compute it once. Of waiting requests the highest `priority` goes first.
+    the same prompt. Of waiting requests the highest `priority` goes first.
     """
 
     request_id: int
@@ -127,11 +127,9 @@ class EngineRequest:
 
     @property
     def num_shareable_tokens(self) -> int:
-        """Tokens of the prompt that may be taken over from the group: not the last, whose logits are needed, nor any
-        that predicts a token to score."""
+        """Tokens of the prompt that may be taken over from another request: not the last, whose logits are needed, nor
+        any that predicts a token to score."""
         most = len(self.prompt_ids) - 1
-        if self.group is None:
-            return 0
         return most if self.prompt_top_logprobs is None else max(0, min(most, self.first_scored - 1))
 
     def ended_by(self, now: float) -> FinishReason | None:
@@ -164,7 +162,8 @@ class Sequence:
                   [len(token_ids) ... length)   sampled, but known on the device only or unknown to the matcher
 
     `allowed_mask` is what the matcher lets follow `token_ids`; `needs_host` says whether the next token cannot be drawn
-    before the host has seen the last one.
+    before the host has seen the last one. `beginnings` are those by which others find its KV: the number of tokens of
+    each, ascending, and its key. `origin` is the one whose KV it began with.
     """
 
     request: EngineRequest
@@ -177,14 +176,20 @@ class Sequence:
     num_pending_tokens: int = 0
     num_rows_in_flight: int = 0
     finish_reason: FinishReason | None = None
+    beginnings: list[tuple[int, Hashable]] = field(default_factory=list)
+    origin: "Sequence | None" = None
     # What every step asks for, worked out once.
     num_prompt_tokens: int = field(init=False)
+    num_reserved_tokens: int = field(init=False)
+    suppressed_ids: tuple[int, ...] = field(init=False)
     needs_history: bool = field(init=False)
     needs_host: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_ids)
         self.num_prompt_tokens = len(self.token_ids)
+        self.num_reserved_tokens = self.request.num_reserved_tokens
+        self.suppressed_ids = tuple(self.request.stop_token_ids) if self.request.min_new_tokens else ()
         self.needs_history = self.request.sampling.needs_history
         self.needs_host = self.needs_history or self.matcher is not None
 
@@ -192,16 +197,6 @@ class Sequence:
     def length(self) -> int:
         """Tokens so far, those that are pending included."""
         return len(self.token_ids) + self.num_pending_tokens
-
-    @property
-    def num_generated(self) -> int:
-        """Tokens generated, those that are pending included."""
-        return self.length - self.num_prompt_tokens
-
-    @property
-    def num_unscheduled(self) -> int:
-        """Tokens whose KV no launched step writes: the rest of the prompt, or 1 when it is time to decode."""
-        return self.length - self.num_scheduled
 
     @property
     def has_begun(self) -> bool:
@@ -212,10 +207,9 @@ class Sequence:
         return self.num_scheduled < self.num_prompt_tokens
 
     @property
-    def wants_step(self) -> bool:
-        """False once the last token it may generate is on its way, and while the host must see one first."""
-        if self.is_prefilling:
-            return True
+    def wants_decode(self) -> bool:
+        """Of one whose prompt is computed: false once the last token it may generate is on its way, and while the host
+        must see one first."""
         if self.needs_host and self.num_pending_tokens:
             return False
-        return self.num_generated < self.request.max_new_tokens
+        return self.length < self.num_reserved_tokens

@@ -6,6 +6,7 @@ S tokens of one sequence so far.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from rhapsode_server.engine.attention import AttentionOptions
 from rhapsode_server.engine.batch import Row
-from rhapsode_server.engine.kv_cache import KVCache
+
+
+class SequenceCache(Protocol):
+    """Keys and values of sequences, such as a KVCache."""
+
+    def append(self, layer: int, row: Row, keys_KTH: Tensor, values_KTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the row's and return all of the sequence's so far: [K, S, H] each."""
 
 
 @dataclass(slots=True)
@@ -21,7 +28,7 @@ class RowBatch:
     """A ForwardBatch."""
 
     rows: Sequence[Row]
-    kv_cache: KVCache
+    kv_cache: SequenceCache
     num_layers_seen: int = 0
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
 

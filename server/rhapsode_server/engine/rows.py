@@ -1,24 +1,41 @@
-"""The next row of a sequence. Imports no torch."""
+"""The next row of a sequence. Imports no torch.
+
+What every decode step makes is made by position: with keywords it takes several times as long.
+"""
 
 from rhapsode_server.engine.batch import Draw, Row, ScoredSpan
 from rhapsode_server.engine.request import EngineRequest, Sequence
 
 
-def next_row(sequence: Sequence, num_tokens: int, prefix_slot: int | None = None) -> Row:
-    """The row that computes the next `num_tokens` tokens."""
-    request, start, end = sequence.request, sequence.num_scheduled, sequence.num_scheduled + num_tokens
-    draws = end == sequence.length and request.max_new_tokens > 0
+def decode_row(sequence: Sequence) -> Row:
+    """The row that computes the last token, of which the id may not be known yet."""
+    start, token_ids = sequence.num_scheduled, sequence.token_ids
+    return Row(
+        sequence.slot,
+        start,
+        1,
+        (token_ids[start],) if start < len(token_ids) else None,
+        sequence.num_reserved_tokens,
+        _draw(sequence),
+        sequence.request.top_logprobs,
+    )
+
+
+def prefill_row(sequence: Sequence, start: int, num_tokens: int, prefix_slot: int | None = None) -> Row:
+    """The row that computes `num_tokens` tokens of the prompt from `start` on."""
+    request, end = sequence.request, start + num_tokens
+    draws = end == sequence.num_prompt_tokens and request.max_new_tokens > 0
     return Row(
         slot=sequence.slot,
         start=start,
         num_tokens=num_tokens,
-        token_ids=tuple(sequence.token_ids[start:end]) if end <= len(sequence.token_ids) else None,
-        num_reserved_tokens=request.num_reserved_tokens,
+        token_ids=request.prompt_ids[start:end],
+        num_reserved_tokens=sequence.num_reserved_tokens,
         draw=_draw(sequence) if draws else None,
         num_candidates=request.top_logprobs if draws else None,
-        scored=_scored(request, start, end) if start < sequence.num_prompt_tokens else None,
+        scored=_scored(request, start, end),
         prefix_slot=prefix_slot,
-        blocks=tuple(sequence.blocks) if start == 0 or prefix_slot is not None else (),
+        blocks=() if sequence.has_begun else tuple(sequence.blocks),
     )
 
 
@@ -32,15 +49,15 @@ def longest_row(request: EngineRequest, start: int, num_scores: int) -> int:
 
 
 def _draw(sequence: Sequence) -> Draw:
-    request = sequence.request
-    may_not_stop = sequence.num_generated < request.min_new_tokens
+    request, position = sequence.request, len(sequence.token_ids) + sequence.num_pending_tokens
+    may_not_stop = position - sequence.num_prompt_tokens < request.min_new_tokens
     return Draw(
-        parameters=request.sampling,
-        position=sequence.length,
-        history=tuple(sequence.token_ids) if sequence.needs_history else (),
-        num_prompt_tokens=sequence.num_prompt_tokens,
-        suppressed_ids=tuple(request.stop_token_ids) if may_not_stop else (),
-        allowed_mask=sequence.allowed_mask,
+        request.sampling,
+        position,
+        tuple(sequence.token_ids) if sequence.needs_history else (),
+        sequence.num_prompt_tokens,
+        sequence.suppressed_ids if may_not_stop else (),
+        sequence.allowed_mask,
     )
 
 

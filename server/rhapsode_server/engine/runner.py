@@ -3,8 +3,9 @@
 Shape letters: P packed tokens of all rows, R rows that draw, N prompt tokens to score, V vocabulary, L slots.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,19 +20,46 @@ from rhapsode_server.engine.row_attention import RowBatch
 from rhapsode_server.engine.sampler import sample
 
 
+class Cache(Protocol):
+    """What a runner asks of the keys and values of its slots. The rest is between them and the attention."""
+
+    def release(self, slots: Iterable[int]) -> None: ...
+
+    def bytes_per_token(self, slot: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What rows gave: ids on the device, scores on their way to the host."""
+
+    token_ids_R: Tensor | None = None
+    scores: PendingScores | None = None
+    prompt_scores: PendingScores | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
     """What a batch gave, on its way to the host."""
 
     token_ids: CopyToHost | None = None
-    scores: PendingScores | None = None
-    prompt_scores: PendingScores | None = None
+    scores: Sequence[PendingScores] = ()
+    prompt_scores: Sequence[PendingScores] = ()
+
+    @classmethod
+    def begin(cls, parts: Sequence[Computed]) -> "PendingBatch":
+        """Of the parts of a batch, in the order of its rows."""
+        token_ids = [part.token_ids_R for part in parts if part.token_ids_R is not None]
+        return cls(
+            token_ids=CopyToHost.begin(torch.cat(token_ids)) if token_ids else None,
+            scores=[part.scores for part in parts if part.scores],
+            prompt_scores=[part.prompt_scores for part in parts if part.prompt_scores],
+        )
 
     def read(self) -> BatchResult:
         return BatchResult(
             token_ids=self.token_ids.read().tolist() if self.token_ids else (),
-            scores=self.scores.read() if self.scores else (),
-            prompt_scores=self.prompt_scores.read() if self.prompt_scores else (),
+            scores=[score for pending in self.scores for score in pending.read()],
+            prompt_scores=[score for pending in self.prompt_scores for score in pending.read()],
         )
 
 
@@ -40,32 +68,35 @@ class ModelRunner:
     """Runs batches on one device. Sampled ids stay there too, so that the next step need not wait for the host.
 
     `vocabulary_size` is the tokenizer's: the padding that some models add to their output is never drawn.
+    `last_token_ids_L` are the ids that slots drew last; those of one slot more are for rows that only fill a batch.
     """
 
     loaded: LoadedModel
     vocabulary_size: int
     max_sequences: int
-    kv_cache: KVCache = field(default_factory=KVCache)
-    attention: Callable[[Sequence[Row], KVCache], ForwardBatch] = RowBatch
-    _last_token_ids_L: Tensor = field(init=False)
+    kv_cache: Cache = field(default_factory=KVCache)
+    attention: Callable[[Sequence[Row], Any], ForwardBatch] = RowBatch
+    last_token_ids_L: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self._last_token_ids_L = torch.zeros(self.max_sequences, dtype=torch.int64, device=self.loaded.device)
+        self.last_token_ids_L = torch.zeros(self.max_sequences + 1, dtype=torch.int64, device=self.loaded.device)
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> PendingBatch:
         self.kv_cache.release(batch.released_slots)
-        if not batch.rows:
-            return PendingBatch()
-        forward = self.forward(batch.rows)
-        prompt_scores = self._score_prompts(batch.rows, forward.prompt_logits_NV[:, : self.vocabulary_size])
-        drawing = [row for row in batch.rows if row.draw]
+        return PendingBatch.begin([self.compute(batch.rows)] if batch.rows else [])
+
+    @torch.inference_mode()
+    def compute(self, rows: Sequence[Row]) -> Computed:
+        """One forward of the rows, and the draws and scores that they ask for."""
+        forward = self.forward(rows)
+        prompt_scores = self._score_prompts(rows, forward.prompt_logits_NV[:, : self.vocabulary_size])
+        drawing = [row for row in rows if row.draw]
         if not drawing:
-            return PendingBatch(prompt_scores=prompt_scores)
+            return Computed(prompt_scores=prompt_scores)
         logits_RV = forward.logits_RV[:, : self.vocabulary_size]
-        token_ids_R = self._draw(drawing, logits_RV)
-        scores = self._score_drawn(drawing, logits_RV, token_ids_R)
-        return PendingBatch(CopyToHost.begin(token_ids_R), scores, prompt_scores)
+        token_ids_R = self.draw(drawing, logits_RV)
+        return Computed(token_ids_R, self.score_drawn(drawing, logits_RV, token_ids_R), prompt_scores)
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> "Forward":
@@ -85,12 +116,14 @@ class ModelRunner:
             num_attention_calls=context.num_layers_seen,
         )
 
-    def _draw(self, rows: Sequence[Row], logits_RV: Tensor) -> Tensor:
+    def draw(self, rows: Sequence[Row], logits_RV: Tensor) -> Tensor:
+        """A token for each row, int64 [R], kept as its slot's last one. Every row draws."""
         token_ids_R = sample(logits_RV, [row.draw for row in rows if row.draw])
-        self._last_token_ids_L[self._index([row.slot for row in rows])] = token_ids_R
+        self.last_token_ids_L[self._index([row.slot for row in rows])] = token_ids_R
         return token_ids_R
 
-    def _score_drawn(self, rows: Sequence[Row], logits_RV: Tensor, token_ids_R: Tensor) -> PendingScores | None:
+    def score_drawn(self, rows: Sequence[Row], logits_RV: Tensor, token_ids_R: Tensor) -> PendingScores | None:
+        """The scores of the drawn tokens of those rows that ask for them."""
         wanted = {number: row.num_candidates for number, row in enumerate(rows) if row.num_candidates is not None}
         if not wanted:
             return None
@@ -111,7 +144,7 @@ class ModelRunner:
         if fed_back:
             positions, slots = zip(*fed_back, strict=True)
             # A row that drew nothing (a negative id) has ended; what it feeds is thrown away but must be an id.
-            ids_P[self._index(positions)] = self._last_token_ids_L[self._index(slots)].clamp(min=0)
+            ids_P[self._index(positions)] = self.last_token_ids_L[self._index(slots)].clamp(min=0)
         return ids_P
 
     def _index(self, values: Sequence[int]) -> Tensor:

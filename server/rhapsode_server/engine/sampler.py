@@ -21,7 +21,7 @@ from rhapsode_server.engine.processors import is_processed, process
 from rhapsode_server.engine.request import NOT_FINITE, NOTHING_LEFT, SamplingParameters
 
 # A lower one could push a plausible logit past the range of float32; here it is greedy but for exact near-ties.
-_LOWEST_TEMPERATURE = 1e-6
+LOWEST_TEMPERATURE = 1e-6
 # Room beside top_k for tokens tied with its last one.
 _TIE_ROOM = 16
 
@@ -61,7 +61,7 @@ class _Rows:
         return to_device(rows, torch.int64, self.logits.device)
 
     def scaled_logits(self) -> Tensor:
-        temperatures = [max(row.temperature, _LOWEST_TEMPERATURE) for row in self.parameters]
+        temperatures = [max(row.temperature, LOWEST_TEMPERATURE) for row in self.parameters]
         if all(temperature == 1 for temperature in temperatures):
             return self.logits.float()
         return self.logits.float() / to_device(temperatures, torch.float32, self.logits.device)[:, None]
@@ -69,6 +69,13 @@ class _Rows:
     def keys(self) -> Tensor:
         keys = [row_keys(draw.parameters.seed, draw.position) for draw in self.draws]
         return to_device(keys, torch.int32, self.logits.device)
+
+
+def is_unfiltered(row: SamplingParameters, vocabulary_size: int) -> bool:
+    """Whether every token may be drawn, or the likeliest is."""
+    has_top_k = 0 < row.top_k < vocabulary_size
+    has_filters = has_top_k or row.top_p < 1 or row.min_p > 0 or row.typical_p < 1
+    return row.temperature == 0 or not has_filters
 
 
 _Method = Callable[[_Rows], Tensor]
@@ -87,7 +94,7 @@ def _method(row: SamplingParameters, vocabulary_size: int, is_cpu: bool) -> _Met
     has_top_k = 0 < row.top_k < vocabulary_size
     if row.temperature == 0:
         return _greedy
-    if not has_top_k and row.top_p == 1 and row.min_p == 0 and row.typical_p == 1:
+    if is_unfiltered(row, vocabulary_size):
         return _unfiltered
     if not is_cpu:
         return _among_all  # an accelerator sorts quickly

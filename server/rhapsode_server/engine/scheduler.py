@@ -1,14 +1,15 @@
 """Which sequences advance in the next step. Imports no torch.
 
 Admission reserves the blocks for prompt and completion, so a running sequence is never preempted.
-A step has a token budget: decodes go first, chunks of prompts fill the rest, so that an arriving
-prompt never stalls a running stream.
+A step has a token budget: decodes go first, chunks of prompts fill the rest. While streams run, prompts may make a step
+at most MAX_STRETCH times as long as it would be without them, so that an arriving prompt never stalls a stream. What
+another sequence has computed of a prompt is taken over, and what another one is computing is waited for.
 
 `schedule` may be called again before `update` has seen the last batch (a pipeline of depth 2): what
 it needs, it derives from counts, never from token values; sequences whose next draw depends on values
 sit out until these are known, and to their matcher. All matchers together have little time before and
-after a step, so that slow ones delay but their own requests. Blocks and slots of a sequence that ended
-are freed when no step in flight touches them.
+after a step, so that slow ones delay but their own requests. A sequence that ended leaves its place when no step in
+flight touches it.
 """
 
 import math
@@ -17,25 +18,32 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import NamedTuple
 
 from rhapsode_server.engine.batch import Batch, BatchResult, Row
 from rhapsode_server.engine.block_pool import BlockPool
 from rhapsode_server.engine.endings import constrain, reason_for_no_token, reason_to_end
 from rhapsode_server.engine.events import News, PromptScores, Started, TokenEvent
-from rhapsode_server.engine.groups import SharedPrompts
+from rhapsode_server.engine.places import Places
+from rhapsode_server.engine.prefixes import Prefix, Prefixes
 from rhapsode_server.engine.queue import RequestQueue, Waiting
 from rhapsode_server.engine.request import EngineRequest, FinishReason, Matcher, Sequence, TokenScore
-from rhapsode_server.engine.rows import longest_row, next_row
+from rhapsode_server.engine.rows import decode_row, longest_row, prefill_row
 
 # Prompt tokens that one step scores at most. Each needs its logits over the whole vocabulary: 128 of 50,257 tokens are
 # 26 MB in float32, of 256,000 tokens 131 MB, and the matrix product is as efficient as it gets.
 MAX_SCORED_TOKENS = 128
 # Processor time of all matchers before a step, and again after it; the one that is at work when it is over ends first.
 MATCHER_SECONDS = 0.01
+# While streams run, a step with prompts takes at most so many times as long as one without.
+MAX_STRETCH = 3
+# What a step costs whatever is in it, told in tokens that take as long to compute. On a CPU that is the time in which
+# the weights are read, so it depends on operations per byte and not on the model: 22 tokens of a GPT-2 of 124M in
+# float32 on 2 cores, 27 in int8, and more on more cores. On CUDA it is the time in which kernels are launched.
+STEP_OVERHEAD = {"cpu": 16, "cuda": 1024}
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
+class _Drawn(NamedTuple):
     """A token that a step gave, or a negative number where there is none."""
 
     sequence: Sequence
@@ -43,25 +51,36 @@ class _Drawn:
     score: TokenScore | None
 
 
+def num_slots(max_sequences: int, *, prefix_cache: bool) -> int:
+    """So many slots a runner has to have; they are numbered from 0."""
+    return 2 * max_sequences if prefix_cache else max_sequences
+
+
 @dataclass(slots=True)
 class Scheduler:
     """Admits, chunks, advances and frees sequences.
 
-    `clock` gives the time that the limits of requests are told in, `matcher_clock` that of MATCHER_SECONDS.
+    `step_overhead` is one of STEP_OVERHEAD. With `prefix_cache` all requests share what they have in common, and as
+    many sequences as may run are retained after their end; else those of one group share. `clock` gives the time that
+    the limits of requests are told in, `matcher_clock` that of MATCHER_SECONDS.
     """
 
     pool: BlockPool
     max_sequences: int
     max_batch_tokens: int
+    step_overhead: int = STEP_OVERHEAD["cuda"]
+    prefix_cache: bool = False
     clock: Callable[[], float] = time.monotonic
     matcher_clock: Callable[[], float] = time.thread_time
     waiting: RequestQueue = field(default_factory=RequestQueue)
     running: dict[int, Sequence] = field(default_factory=dict)  # by request id, in order of admission
     _by_slot: dict[int, Sequence] = field(default_factory=dict)  # those that run or are in a step in flight
-    _free_slots: list[int] = field(default_factory=list)
+    _ended: list[Sequence] = field(default_factory=list)  # those that are in a step in flight only
     _unmatched: deque[_Drawn] = field(default_factory=deque)  # first come, first served
     _next_end: float = math.inf  # no request is ended by time before
     _news: News = field(default_factory=News)
+    _prefixes: Prefixes = field(init=False)
+    _places: Places = field(init=False)
 
     def __post_init__(self) -> None:
         if self.max_batch_tokens < self.max_sequences:
@@ -69,7 +88,8 @@ class Scheduler:
                 f"max_batch_tokens ({self.max_batch_tokens}) must be at least max_sequences "
                 f"({self.max_sequences}), so that every running sequence can decode in every step"
             )
-        self._free_slots = list(range(self.max_sequences - 1, -1, -1))
+        self._prefixes = Prefixes(self.pool.block_size, are_shared=self.prefix_cache)
+        self._places = Places(self.pool, self._prefixes, num_slots(self.max_sequences, prefix_cache=self.prefix_cache))
 
     @property
     def has_work(self) -> bool:
@@ -90,12 +110,14 @@ class Scheduler:
     def schedule(self) -> Batch:
         self._end_what_is_due()
         self._match()
-        released_slots = self._release_idle()
+        self._let_go()
         self._admit()
-        candidates = [sequence for sequence in self.running.values() if sequence.wants_step]
-        decodes = [self._advance(sequence, 1) for sequence in candidates if not sequence.is_prefilling]
-        prefills = self._prefill([s for s in candidates if s.is_prefilling], self.max_batch_tokens - len(decodes))
-        return Batch(rows=(*decodes, *prefills), released_slots=released_slots)
+        prefilling, streams = list[Sequence](), list[Sequence]()
+        for sequence in self.running.values():
+            (prefilling if sequence.is_prefilling else streams).append(sequence)
+        decodes = [self._decode(sequence) for sequence in streams if sequence.wants_decode]
+        prefills = self._prefill(prefilling, self._prompt_budget(len(decodes), len(streams))) if prefilling else []
+        return Batch(rows=(*decodes, *prefills), released_slots=self._places.take_released())
 
     def update(self, batch: Batch, result: BatchResult) -> None:
         """Take what a batch gave."""
@@ -113,9 +135,9 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """The books agree: blocks, slots, sequences."""
-        self.pool.check_integrity([block for sequence in self._by_slot.values() for block in sequence.blocks])
-        assert sorted([*self._free_slots, *self._by_slot]) == list(range(self.max_sequences))
-        assert set(map(id, self.running.values())) <= set(map(id, self._by_slot.values()))
+        self._places.check_integrity(self._by_slot.values())
+        assert {*self.running.values(), *self._ended} == set(self._by_slot.values())
+        assert len(self.running) <= self.max_sequences
 
     def _end_what_is_due(self) -> None:
         now = self.clock()
@@ -131,61 +153,82 @@ class Scheduler:
         running = [sequence.request for sequence in self.running.values()]
         return [*running, *(waiting.request for waiting in self.waiting)]
 
-    def _release_idle(self) -> tuple[int, ...]:
-        """Free what ended and no step in flight touches, and whose prompt nobody is about to take over."""
-        prompts = SharedPrompts.of(self._by_slot.values())
-        ended = [s for s in self._by_slot.values() if s.finish_reason and not s.num_rows_in_flight]
-        released = [sequence for sequence in ended if not prompts.is_awaited(sequence)]
-        for sequence in released:
-            self.pool.free(sequence.blocks)
-            del self._by_slot[sequence.slot]
-            self._free_slots.append(sequence.slot)
-        return tuple(sequence.slot for sequence in released)
+    def _let_go(self) -> None:
+        """Of what ended and no step in flight touches."""
+        for sequence in self._ended:
+            if not sequence.num_rows_in_flight:
+                del self._by_slot[sequence.slot]
+                self._places.leave(sequence)
+        self._ended = [sequence for sequence in self._ended if sequence.num_rows_in_flight]
 
     def _admit(self) -> None:
-        while self.waiting and self._free_slots:
+        while self.waiting and len(self.running) < self.max_sequences:
             request = self.waiting.first.request
-            if not self.pool.can_allocate(request.num_reserved_tokens):
+            if not self._places.has_room(request.num_reserved_tokens):
                 break
-            blocks = self.pool.allocate(request.num_reserved_tokens)
-            matcher = self.waiting.pop().matcher
-            sequence = Sequence(request=request, slot=self._free_slots.pop(), blocks=blocks, matcher=matcher)
-            self.running[request.request_id] = self._by_slot[sequence.slot] = sequence
-            end = constrain(sequence)
-            if end and end[0] is FinishReason.CONSTRAINT and request.prompt_top_logprobs is not None:
-                sequence.request = replace(request, max_new_tokens=0)  # complete as it is: what is left is the prompt
-            elif end:
-                self._end(request, *end)
+            beginnings = self._prefixes.beginnings(request)
+            if prefix := self._prefixes.longest(request, beginnings):
+                self._places.touch(prefix.holder)  # if anybody has to make room for it, then others
+            slot, blocks = self._places.take(request.num_reserved_tokens)
+            sequence = Sequence(
+                request=request, slot=slot, blocks=blocks, matcher=self.waiting.pop().matcher, beginnings=beginnings
+            )
+            self.running[request.request_id] = self._by_slot[slot] = sequence
+            self._constrain(sequence)
+
+    def _constrain(self, sequence: Sequence) -> None:
+        request, end = sequence.request, constrain(sequence)
+        if end and end[0] is FinishReason.CONSTRAINT and request.prompt_top_logprobs is not None:
+            # Complete as it is: what is left is the prompt.
+            sequence.request = replace(request, max_new_tokens=0)
+            sequence.num_reserved_tokens = sequence.num_prompt_tokens
+        elif end:
+            self._end(request, *end)
+
+    def _prompt_budget(self, num_decodes: int, num_streams: int) -> int:
+        """Tokens of prompts that the step may compute. Streams count even if they sit this step out."""
+        budget = self.max_batch_tokens - num_decodes
+        return min(budget, (MAX_STRETCH - 1) * (self.step_overhead + num_streams)) if num_streams else budget
 
     def _prefill(self, sequences: list[Sequence], budget: int) -> list[Row]:
-        prompts, num_scores, rows = SharedPrompts.of(self._by_slot.values()), MAX_SCORED_TOKENS, list[Row]()
+        planned, num_scores = list[tuple[Sequence, Row]](), MAX_SCORED_TOKENS
         for sequence in sequences:
-            if prompts.must_wait(sequence):
+            if not budget:
+                break
+            prefix = None if sequence.has_begun else self._prefixes.longest(sequence.request, sequence.beginnings)
+            if prefix and not prefix.is_computed:
                 continue
-            holder = None if sequence.has_begun else prompts.holder(sequence)
-            start = sequence.request.num_shareable_tokens if holder else sequence.num_scheduled
+            start = prefix.num_tokens if prefix else sequence.num_scheduled
             num_tokens = min(budget, longest_row(sequence.request, start, num_scores))
             if num_tokens == 0:
                 continue
+            row = prefill_row(sequence, start, num_tokens, prefix.holder.slot if prefix else None)
             if not sequence.has_begun:
-                self._begin(sequence, start)
-            row = self._advance(sequence, num_tokens, holder.slot if holder else None)
-            rows.append(row)
-            budget -= row.num_tokens
+                self._begin(sequence, prefix)
+            planned.append((sequence, row))
+            budget -= num_tokens
             num_scores -= len(row.scored.token_ids) if row.scored else 0
-        return rows
+        # Not before: what this step computes, it cannot take over yet.
+        for sequence, row in planned:
+            self._launch(sequence, row)
+        return [row for _, row in planned]
 
-    def _begin(self, sequence: Sequence, num_cached_tokens: int) -> None:
-        sequence.num_scheduled = num_cached_tokens
+    def _begin(self, sequence: Sequence, prefix: Prefix | None) -> None:
+        self._prefixes.hold(sequence)
+        sequence.origin = prefix.holder if prefix else None
+        num_cached_tokens = prefix.num_tokens if prefix else 0
         started = Started(request_id=sequence.request.request_id, num_cached_tokens=num_cached_tokens)
         self._news.started.append(started)
 
-    def _advance(self, sequence: Sequence, num_tokens: int, prefix_slot: int | None = None) -> Row:
-        row = next_row(sequence, num_tokens, prefix_slot)
-        sequence.num_scheduled = row.end
+    def _decode(self, sequence: Sequence) -> Row:
+        row = decode_row(sequence)
+        self._launch(sequence, row)
+        return row
+
+    def _launch(self, sequence: Sequence, row: Row) -> None:
+        sequence.num_scheduled = row.start + row.num_tokens
         sequence.num_pending_tokens += row.draw is not None
         sequence.num_rows_in_flight += 1
-        return row
 
     def _complete(
         self, row: Row, scored: tuple[TokenScore, ...], token_id: int | None, score: TokenScore | None
@@ -199,8 +242,8 @@ class Scheduler:
         if token_id is not None and sequence.matcher:
             self._unmatched.append(_Drawn(sequence, token_id, score))
         elif token_id is not None:
-            self._accept(_Drawn(sequence, token_id, score))
-        elif row.end == sequence.request.num_reserved_tokens:
+            self._accept(sequence, token_id, score)
+        elif row.end == sequence.num_reserved_tokens:
             is_complete = sequence.matcher is not None and sequence.matcher.is_complete
             self._end(sequence.request, FinishReason.CONSTRAINT if is_complete else FinishReason.LENGTH)
 
@@ -212,14 +255,15 @@ class Scheduler:
 
     def _match(self) -> None:
         """Take the tokens that wait for their matcher, until all matchers together have had their time."""
+        if not self._unmatched:
+            return
         began = self.matcher_clock()
         while self._unmatched and self.matcher_clock() - began < MATCHER_SECONDS:
             drawn = self._unmatched.popleft()
             if drawn.sequence.finish_reason is None:
-                self._accept(drawn)
+                self._accept(*drawn)
 
-    def _accept(self, drawn: _Drawn) -> None:
-        sequence, token_id = drawn.sequence, drawn.token_id
+    def _accept(self, sequence: Sequence, token_id: int, score: TokenScore | None) -> None:
         sequence.num_pending_tokens -= 1
         if token_id < 0:
             self._end(sequence.request, *reason_for_no_token(sequence, token_id))
@@ -227,9 +271,7 @@ class Scheduler:
         sequence.token_ids.append(token_id)
         reason, detail = reason_to_end(sequence, token_id) or (None, "")
         request_id = sequence.request.request_id
-        self._news.events.append(
-            TokenEvent(request_id=request_id, token_id=token_id, finish_reason=reason, score=drawn.score, detail=detail)
-        )
+        self._news.events.append(TokenEvent(request_id, token_id, reason, score, detail))
         if reason:
             self._stop(sequence, reason)
 
@@ -243,3 +285,8 @@ class Scheduler:
     def _stop(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason
         del self.running[sequence.request.request_id]
+        self._ended.append(sequence)
+        if reason is FinishReason.NOT_FINITE:
+            self._prefixes.distrust(sequence)
+        else:
+            self._prefixes.hold_computed(sequence)

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
 _LOWEST_PRIORITY = 19
@@ -25,3 +26,10 @@ def lower_priority() -> None:
     """Of the calling thread and those that it will start: they give way to all others. There is no way back."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)
+
+
+def return_freed_memory() -> None:
+    """The C library keeps what was freed for later; the system gets it back, where the library can do that."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # musl has nothing of the kind
+            ctypes.CDLL(None).malloc_trim(0)

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from rhapsode_server.engine.host_processors import available_cores
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """As torch names it; `threads` of the CPU, 0: all."""
+    """As torch names it; `threads` of the CPU, 0: one for each core."""
 
     name: str
     threads: int
@@ -13,10 +15,14 @@ class Device:
 
 @dataclass(slots=True)
 class DevicePool:
-    """Spreads workers over devices, each of them `cpu:THREADS` or as torch names it."""
+    """Spreads workers over devices, each of them `cpu:THREADS` or as torch names it.
+
+    Without a number of threads (0) the `replicas` of a version that share a device share its cores.
+    """
 
     names: tuple[str, ...]
     threads: int
+    replicas: int = 1
     _num_workers: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -30,7 +36,14 @@ class DevicePool:
 
     def _device(self, name: str) -> Device:
         kind, _, number = name.partition(":")
-        return Device("cpu", int(number)) if kind == "cpu" and number else Device(name, self.threads)
+        if kind == "cpu" and number:
+            return Device("cpu", int(number))
+        return Device(name, self.threads or self._share(name))
+
+    def _share(self, name: str) -> int:
+        """Of the cores, for one of the workers that serve side by side; others, that load or wait, compute little."""
+        num_workers = -(-self.replicas * self.names.count(name) // len(self.names))
+        return 0 if num_workers == 1 else max(1, available_cores() // num_workers)
 
     def give_back(self, index: int) -> None:
         self._num_workers[index] -= 1

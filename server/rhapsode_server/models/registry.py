@@ -52,7 +52,7 @@ class ModelRegistry:
             config=config,
             metrics=self.metrics,
             launcher=Launcher(keep_standby=config.standby, on_change=self._note_standby),
-            devices=DevicePool(config.all_devices, config.threads),
+            devices=DevicePool(config.all_devices, config.threads, config.replicas),
         )
         feedback = Feedback(config.feedback_dir, server_name(config))
         self._records = Records(StateStore(config.state_dir), feedback)

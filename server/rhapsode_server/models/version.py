@@ -232,6 +232,7 @@ class Version:
             threads=place.device.threads,
             max_sequences=config.max_sequences,
             max_batch_tokens=config.max_batch_tokens,
+            prefix_cache=config.prefix_cache,
             kv_cache_memory=config.kv_cache_memory,
             device_memory_fraction=config.device_memory_fraction,
         )
@@ -328,5 +329,6 @@ def _together(step: EngineStats, latest: Collection[EngineStats]) -> EngineStats
         waiting=sum(each.waiting for each in latest),
         running=sum(each.running for each in latest),
         blocks_used=sum(each.blocks_used for each in latest),
+        blocks_retained=sum(each.blocks_retained for each in latest),
         blocks_total=sum(each.blocks_total for each in latest),
     )

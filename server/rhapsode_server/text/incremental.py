@@ -5,12 +5,14 @@ characters come out, and the prompt never does: bytes that end a character begun
 """
 
 import codecs
-import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 from rhapsode_server.text.redecoding import RedecodedContinuation
 from rhapsode_server.text.token_bytes import TokenBytes
 from rhapsode_server.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -19,18 +21,16 @@ class IncrementalDecoder:
     """Decodes one completion. However its ids are cut into pushes, the texts concatenate to the same text."""
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
-        prompt = self._visible(prompt_ids)
+        shown = tokenizer.shown_bytes(skip_special_tokens=skip_special_tokens)
         self._continuation: ByteContinuation | RedecodedContinuation
-        if tokenizer.token_table is None:
-            self._continuation = RedecodedContinuation(tokenizer, prompt)
+        if tokenizer.token_table is None or shown is None:
+            self._continuation = RedecodedContinuation(tokenizer, prompt_ids, skip_special_tokens)
         else:
-            self._continuation = ByteContinuation(tokenizer.token_table, prompt)
+            self._continuation = ByteContinuation(tokenizer.token_table, shown, prompt_ids)
 
     def push(self, ids: Sequence[int]) -> str:
         """What `ids` complete; the bytes of an incomplete character wait for the next push."""
-        return self._continuation.push(self._visible(ids))
+        return self._continuation.push(ids)
 
     def finish(self) -> str:
         """What is left when no more ids come: U+FFFD for an incomplete character, else nothing."""
@@ -38,31 +38,39 @@ class IncrementalDecoder:
 
     def copy(self) -> "IncrementalDecoder":
         """A decoder in the same state that goes its own way from here."""
-        twin = copy.copy(self)
-        twin._continuation = copy.copy(self._continuation)
+        twin = _shallow_copy(self)
+        twin._continuation = _shallow_copy(self._continuation)
         return twin
-
-    def _visible(self, ids: Sequence[int]) -> list[int]:
-        return self._tokenizer.visible_ids(ids, skip_special_tokens=self._skip_special_tokens)
 
 
 class ByteContinuation:
-    """The continuation where decoding is a concatenation of the tokens' bytes. Its state is immutable values only."""
+    """The continuation where decoding is a concatenation of the tokens' bytes: those in `shown`, by id, and the table's
+    at the start of a text. Its state is immutable values only."""
 
-    def __init__(self, table: TokenBytes, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, table: TokenBytes, shown: Sequence[bytes], prompt_ids: Sequence[int]) -> None:
         self._table = table
-        self._begun = table.begin_text(prompt_ids)
-        self._prompt_tail = _incomplete_tail(table, prompt_ids)
+        self._shown = shown
+        self._begun = any(shown[token_id] for token_id in prompt_ids if token_id < len(shown))
+        self._prompt_tail = _incomplete_tail(shown, prompt_ids)
         self._pending = b""
         self._straddles_prompt = False
 
     def push(self, ids: Sequence[int]) -> str:
-        data = self._table.join(ids, at_start=not self._begun)
-        self._begun = self._begun or self._table.begin_text(ids)
-        return self._decode(data, final=False)
+        return self._decode(self._joined(ids), final=False)
 
     def finish(self) -> str:
         return self._decode(b"", final=True)
+
+    def _joined(self, ids: Sequence[int]) -> bytes:
+        shown = self._shown
+        try:
+            parts = [shown[token_id] for token_id in ids]
+        except IndexError:
+            return self._joined([token_id for token_id in ids if token_id < len(shown)])
+        if not self._begun and any(parts):
+            self._begun = True
+            return self._table.join([token_id for token_id in ids if shown[token_id]], at_start=True)
+        return b"".join(parts)
 
     def _decode(self, data: bytes, *, final: bool) -> str:
         if self._prompt_tail and data:
@@ -81,11 +89,18 @@ class ByteContinuation:
         self._prompt_tail = b""
 
 
-def _incomplete_tail(table: TokenBytes, ids: Sequence[int]) -> bytes:
+def _shallow_copy(original: T) -> T:
+    """As copy.copy, which takes several times as long; where there are stop strings every message needs two."""
+    twin = object.__new__(type(original))
+    twin.__dict__.update(original.__dict__)
+    return twin
+
+
+def _incomplete_tail(shown: Sequence[bytes], ids: Sequence[int]) -> bytes:
     """The last bytes of `ids` that begin a character without ending it: at most three."""
     data = b""
     for token_id in reversed(ids):
-        data = table.anywhere[token_id] + data
+        data = (shown[token_id] if token_id < len(shown) else b"") + data
         if len(data) >= 3:
             break
     return _decode_utf8(data[-3:])[1]

@@ -16,13 +16,14 @@ class RedecodedContinuation:
     A short window, so that the work stays linear in the length of the completion.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
-        self._context = tuple(prompt_ids[-_CONTEXT_LENGTH:])
+        self._skip_special_tokens = skip_special_tokens
+        self._context = tuple(self._visible(prompt_ids)[-_CONTEXT_LENGTH:])
         self._held: tuple[int, ...] = ()
 
     def push(self, ids: Sequence[int]) -> str:
-        return "".join(map(self._push_one, ids))
+        return "".join(map(self._push_one, self._visible(ids)))
 
     def finish(self) -> str:
         return self._release(self._addition())
@@ -40,6 +41,9 @@ class RedecodedContinuation:
         self._context = (self._context + self._held)[-_CONTEXT_LENGTH:]
         self._held = ()
         return addition
+
+    def _visible(self, ids: Sequence[int]) -> list[int]:
+        return self._tokenizer.visible_ids(ids, skip_special_tokens=self._skip_special_tokens)
 
     def _decode(self, ids: tuple[int, ...]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)

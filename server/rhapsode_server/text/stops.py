@@ -4,6 +4,7 @@ An automaton after Aho and Corasick ("Efficient string matching", 1975): after e
 suffix of the text that is a prefix of some stop string. The state's depth is therefore exactly what must be held back.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -25,13 +26,16 @@ class StopStrings:
         """What may go out now, and the stop that matched, once. What follows a match is dropped."""
         if self._matched:
             return "", None
+        automaton, state, at = self._automaton, self._state, 0
+        while (at := at if state else automaton.next_start(text, at)) < len(text):
+            state = automaton.next_state(state, text[at])
+            at += 1
+            if (stop := automaton.matches[state]) is not None:
+                self._matched = True
+                return (self.finish() + text[:at])[: -len(stop)], stop
+        self._state = state
         buffer = self._held + text
-        for end, character in enumerate(text, len(self._held) + 1):
-            self._state = self._automaton.next_state(self._state, character)
-            if (stop := self._automaton.matches[self._state]) is not None:
-                self._matched, self._held = True, ""
-                return buffer[: end - len(stop)], stop
-        cut = len(buffer) - self._automaton.depths[self._state]
+        cut = len(buffer) - automaton.depths[state]
         self._held = buffer[cut:]
         return buffer[:cut], None
 
@@ -55,6 +59,12 @@ class _Automaton:
                 raise ValueError("stop_strings: a stop string must not be empty")
             self._add(stop)
         self._link()
+        self._starts = re.compile("[" + re.escape("".join(self._children[0])) + "]") if stops else None
+
+    def next_start(self, text: str, at: int) -> int:
+        """Where from `at` on a stop may begin: most characters of a text need no look at the states."""
+        found = self._starts.search(text, at) if self._starts else None
+        return found.start() if found else len(text)
 
     def next_state(self, state: int, character: str) -> int:
         while character not in self._children[state]:

@@ -11,7 +11,7 @@ The others (WordPiece, CTC, no decoder, ...) look at neighbours: `read_spelling`
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,15 @@ class TokenBytes:
                 parts[first] = self.at_start.get(ids[first], parts[first])
         return parts
 
-    def begin_text(self, ids: Sequence[int]) -> bool:
-        """Whether any of `ids` has bytes, so that what follows is no longer the start of the text."""
-        return any(self.anywhere[token_id] for token_id in ids)
+    def shown(self, hidden_ids: Collection[int]) -> list[bytes]:
+        """`anywhere` by index, with nothing for `hidden_ids` and for ids that no token has.
+
+        A list, because tokens are looked up one by one, and an entry of a large dictionary is seldom in the cache.
+        """
+        shown = [b""] * (max(self.anywhere, default=-1) + 1)
+        for token_id in self.anywhere.keys() - hidden_ids:
+            shown[token_id] = self.anywhere[token_id]
+        return shown
 
 
 def tabulate(pieces: Mapping[int, str], spelling: Spelling, literal_ids: frozenset[int]) -> TokenBytes:

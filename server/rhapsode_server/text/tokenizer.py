@@ -47,6 +47,7 @@ class Tokenizer:
         literal_ids = frozenset(i for i, token in added.items() if token.content not in model_pieces)
         spelling = read_spelling(spec["decoder"])
         self.token_table: Final = tabulate(self._pieces, spelling, literal_ids) if spelling else None
+        self._shown = {skips: self._shown_bytes(skips) for skips in (True, False)} if self.token_table else None
         self.max_token_bytes: Final = max_token_bytes(spec, self._pieces, self.token_table)
 
     @classmethod
@@ -90,6 +91,13 @@ class Tokenizer:
             return self._inner.decode(visible, skip_special_tokens=False)
         return self.token_table.join(visible, at_start=True).decode("utf-8", "replace")
 
+    def shown_bytes(self, *, skip_special_tokens: bool) -> Sequence[bytes] | None:
+        """What each token adds to a text but at its start, by id: nothing for those that do not show.
+
+        None where that depends on its neighbours.
+        """
+        return self._shown[skip_special_tokens] if self._shown else None
+
     def visible_ids(self, ids: Iterable[int], *, skip_special_tokens: bool) -> list[int]:
         """Those of `ids` that show in a text.
 
@@ -108,6 +116,10 @@ class Tokenizer:
         if self.token_table is None:
             return self._pieces[token_id].encode()
         return self.token_table.anywhere[token_id]
+
+    def _shown_bytes(self, skip_special_tokens: bool) -> list[bytes]:
+        assert self.token_table
+        return self.token_table.shown(self._special_ids if skip_special_tokens else ())
 
     def _exact_spans(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:
         if self.token_table is None:

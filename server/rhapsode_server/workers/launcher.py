@@ -8,9 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
 
-from rhapsode_server.workers.messages import Crashed, FromWorker
+from rhapsode_server.workers.messages import Crashed
+from rhapsode_server.workers.wire import RECEIVE_SIZE, Unpacker
 
 # After a standby was lost: what ended it, full memory for example, may end the next as well.
 _PAUSE_SECONDS = 30.0
@@ -20,15 +20,16 @@ logger = logging.getLogger("rhapsode.workers")
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A process that awaits its Start.
+    """A process that awaits its Start, and what has come from it so far.
 
     `is_standby`: it has imported everything already. `gives_way`: it is to load at low priority.
     """
 
     process: "subprocess.Popen[bytes]"
-    connection: Connection
+    connection: socket.socket
     is_standby: bool = False
     gives_way: bool = True
+    incoming: Unpacker = field(default_factory=Unpacker)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -84,14 +85,17 @@ class Launcher:
     def _hear(self) -> None:
         assert self._standby
         try:
-            message: FromWorker = self._standby.connection.recv()
-        except (EOFError, OSError):
+            data = self._standby.connection.recv(RECEIVE_SIZE)
+        except OSError:
+            data = b""
+        if not data:
             self._lose()
             return
-        if isinstance(message, Crashed):
-            logger.error("the standby process failed", extra={"fields": {"traceback": message.traceback}})
-        else:
-            self._set_ready(True)
+        for message in self._standby.incoming.feed(data):
+            if isinstance(message, Crashed):
+                logger.error("the standby process failed", extra={"fields": {"traceback": message.traceback}})
+            else:
+                self._set_ready(True)
 
     def _lose(self) -> None:
         standby = self._take_standby()
@@ -116,7 +120,7 @@ def _spawn(*, gives_way: bool) -> Launched:
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, process_group=0
         )
-    return Launched(process, Connection(ours.detach()), gives_way=gives_way)
+    return Launched(process, ours, gives_way=gives_way)
 
 
 def _end(launched: Launched) -> None:

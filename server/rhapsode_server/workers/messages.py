@@ -1,10 +1,13 @@
 """What the front-end and a worker say to each other, over a private socket pair. One message a step."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from rhapsode_server.engine.engine import StepResult
+from rhapsode_server.engine.engine import EngineStats, StepResult
+from rhapsode_server.engine.events import PromptScores, Started, TokenEvent
 from rhapsode_server.engine.options import EngineOptions
-from rhapsode_server.engine.request import EngineRequest
+from rhapsode_server.engine.request import EngineRequest, FinishReason, TokenScore
 from rhapsode_server.workers.exits import ExitReason
 
 
@@ -75,13 +78,42 @@ class Refused:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """From the worker: all news of one step, which took this long, and the requests whose constraint became ready."""
+class Step(NamedTuple):
+    """From the worker: all news of one step, which took this long, and the requests whose constraint became ready.
 
-    result: StepResult
+    `token_ids` has the new token of each of `request_ids`. In columns, because objects take fifty times as long to
+    pickle. `scores` and `ends` are by request id; ends come after tokens, with their reason and its detail.
+    """
+
+    request_ids: Sequence[int]
+    token_ids: Sequence[int]
+    scores: Sequence[tuple[int, TokenScore]]
+    ends: Sequence[tuple[int, FinishReason, str]]
+    started: Sequence[Started]
+    prompt_scores: Sequence[PromptScores]
+    stats: EngineStats
     seconds: float
-    prepared: list[int] = field(default_factory=list)
+    prepared: Sequence[int] = ()
+
+    @classmethod
+    def of(
+        cls, result: StepResult, seconds: float, prepared: Sequence[int] = (), earlier: Sequence[TokenEvent] = ()
+    ) -> "Step":
+        """`earlier` are ends from before the step."""
+        events = [*earlier, *result.events]
+        drawn = [event for event in events if event.token_id is not None]
+        request_ids, token_ids, _, scores, _ = zip(*drawn, strict=True) if drawn else ((),) * 5
+        return cls(
+            request_ids=request_ids,
+            token_ids=token_ids,
+            scores=[(request_id, score) for request_id, score in zip(request_ids, scores, strict=True) if score],
+            ends=[(e.request_id, e.finish_reason, e.detail) for e in events if e.finish_reason is not None],
+            started=result.started,
+            prompt_scores=result.prompt_scores,
+            stats=result.stats,
+            seconds=seconds,
+            prepared=prepared,
+        )
 
 
 @dataclass(frozen=True, slots=True)

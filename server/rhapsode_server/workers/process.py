@@ -7,6 +7,7 @@ by the front-end, which imports only the messages.
 
 import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -14,8 +15,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -39,6 +38,7 @@ from rhapsode_server.workers.messages import (
     Submit,
     ToWorker,
 )
+from rhapsode_server.workers.wire import RECEIVE_SIZE, Outbox, Unpacker
 
 T = TypeVar("T")
 Inbox = queue.SimpleQueue[ToWorker | Prepared]
@@ -47,28 +47,32 @@ Inbox = queue.SimpleQueue[ToWorker | Prepared]
 def main() -> None:
     descriptor, parent, gives_way = map(int, sys.argv[1:])
     end_with_parent(parent)
-    connection = Connection(descriptor)
-    inbox: Inbox = queue.SimpleQueue()
+    connection = socket.socket(fileno=descriptor)
+    inbox, outbox = Inbox(), Outbox(connection)
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     try:
         _call(_import_engine, gives_way=bool(gives_way))
-        connection.send(Imported())
+        outbox.send(Imported())
         start = inbox.get()
         assert isinstance(start, Start)
-        options, engine = start.options, _build(start, connection)
+        options, engine = start.options, _build(start, outbox)
         grammars = Grammars(Path(options.path) / "tokenizer.json", vocabulary_size=options.vocabulary_size)
-        run(engine, Constraining(engine, grammars, notify=inbox.put), inbox, connection)
+        run(engine, Constraining(engine, grammars, notify=inbox.put), inbox, outbox)
     except ModelRefused as refusal:
-        connection.send(Refused(reason=refusal.reason, detail=refusal.detail))
+        outbox.send(Refused(reason=refusal.reason, detail=refusal.detail))
+        outbox.flush()
     except Exception as error:
         reason = ExitReason.OUT_OF_MEMORY if is_out_of_memory(error) else ExitReason.CRASHED
-        connection.send(Crashed(traceback.format_exc(), reason))
+        outbox.send(Crashed(traceback.format_exc(), reason))
+        outbox.flush()
         sys.exit(1)
 
 
-def run(engine: Engine, constraining: Constraining, inbox: Inbox, connection: Connection) -> NoReturn:
+def run(engine: Engine, constraining: Constraining, inbox: Inbox, outbox: Outbox) -> NoReturn:
     """Step while there is work, wait for messages while there is none, until the process is killed."""
     while True:
+        if not engine.has_work:
+            outbox.flush()
         for message in _messages(inbox, 0.0 if engine.has_work else constraining.seconds_left):
             match message:
                 case Submit(request) if request.constraint:
@@ -81,14 +85,13 @@ def run(engine: Engine, constraining: Constraining, inbox: Inbox, connection: Co
                     constraining.cancel(request_id)
                     engine.cancel(request_id)
                 case Ping():
-                    connection.send(Pong())
+                    outbox.send(Pong())
         constraining.end_what_is_due()
         news = constraining.take_news()
         if engine.has_work or news.events:
             began = time.perf_counter()
             result = engine.step()
-            result = replace(result, events=[*news.events, *result.events])
-            connection.send(Step(result=result, seconds=time.perf_counter() - began, prepared=news.prepared))
+            outbox.send(Step.of(result, time.perf_counter() - began, news.prepared, earlier=news.events))
 
 
 def _messages(inbox: Inbox, timeout: float | None) -> Iterator[ToWorker | Prepared]:
@@ -99,20 +102,21 @@ def _messages(inbox: Inbox, timeout: float | None) -> Iterator[ToWorker | Prepar
         yield inbox.get()
 
 
-def _read(connection: Connection, inbox: Inbox) -> None:
+def _read(connection: socket.socket, inbox: Inbox) -> None:
     """Until the front-end is gone; then nobody is left to work for, whatever the engine is doing."""
-    try:
-        while True:
-            inbox.put(connection.recv())
-    except (EOFError, OSError):
-        os._exit(0)
+    unpacker = Unpacker()
+    with suppress(OSError):
+        while data := connection.recv(RECEIVE_SIZE):
+            for message in unpacker.feed(data):
+                inbox.put(message)
+    os._exit(0)
 
 
-def _build(start: Start, connection: Connection) -> Engine:
+def _build(start: Start, outbox: Outbox) -> Engine:
     from rhapsode_server.engine.build import build_engine, use_threads
 
     def tell(stage: str) -> None:
-        connection.send(Stage(stage))
+        outbox.send(Stage(stage))
 
     built = _call(
         lambda: build_engine(start.options, tell, gives_way=start.gives_way),
@@ -120,7 +124,7 @@ def _build(start: Start, connection: Connection) -> Engine:
     )
     # How many threads compute belongs to the thread that starts them.
     use_threads(start.options)
-    connection.send(
+    outbox.send(
         Ready(
             device=str(built.loaded.device),
             dtype=built.loaded.dtype,

@@ -24,7 +24,7 @@ class TokenChunk:
 
 @dataclass(slots=True, eq=False)
 class TokenStream:
-    """Iterates over chunks. While nobody reads, tokens gather and later leave together.
+    """Iterates over chunks. Tokens gather until somebody reads and `wake` was called; the first needs no call.
 
     The times are `time.monotonic()` seconds; `num_cached_tokens` of the prompt were computed before. Close it however
     the request ends: an unfinished one is then cancelled in the engine.
@@ -35,7 +35,7 @@ class TokenStream:
     started_at: float | None = None
     first_token_at: float | None = None
     num_cached_tokens: int = 0
-    num_generated: int = 0
+    _num_taken: int = 0
     _token_ids: list[int] = field(default_factory=list)
     _scores: list[TokenScore] = field(default_factory=list)
     _prompt_scores: list[TokenScore] = field(default_factory=list)
@@ -47,6 +47,10 @@ class TokenStream:
 
     def __aiter__(self) -> "TokenStream":
         return self
+
+    @property
+    def num_generated(self) -> int:
+        return self._num_taken + len(self._token_ids)
 
     async def __anext__(self) -> TokenChunk:
         """The next chunk. Raises WorkerLost when the worker was lost, after all that it had sent."""
@@ -69,20 +73,25 @@ class TokenStream:
         self.started_at = max(self.submitted_at, time.monotonic() - seconds_ago)
         self.num_cached_tokens = num_cached_tokens
 
-    def push(
-        self,
-        token_id: int | None,
-        finish_reason: FinishReason | None,
-        score: TokenScore | None = None,
-        detail: str = "",
-    ) -> None:
-        if token_id is not None:
-            self._token_ids.append(token_id)
-            self.num_generated += 1
-            self.first_token_at = self.first_token_at or time.monotonic()
-        if score is not None:
-            self._scores.append(score)
-        self._finish_reason, self._detail = finish_reason, detail
+    def push(self, token_ids: Sequence[int]) -> None:
+        """At least one."""
+        self._token_ids += token_ids
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
+            self._news.set()
+
+    def push_score(self, score: TokenScore) -> None:
+        """That of the next token without one."""
+        self._scores.append(score)
+
+    def wake(self) -> None:
+        """The reader gets the tokens that have gathered."""
+        if self._token_ids:
+            self._news.set()
+
+    def end(self, reason: FinishReason, detail: str = "") -> None:
+        """No token comes any more."""
+        self._finish_reason, self._detail = reason, detail
         self._news.set()
 
     def push_prompt_scores(self, scores: Sequence[TokenScore]) -> None:
@@ -95,6 +104,7 @@ class TokenStream:
 
     def _take(self) -> TokenChunk:
         chunk = TokenChunk(self._token_ids, self._finish_reason, self._scores, self._prompt_scores, self._detail)
+        self._num_taken += len(self._token_ids)
         self._token_ids, self._scores, self._prompt_scores = [], [], []
         self._closed = self._finish_reason is not None
         if self._error is not None:

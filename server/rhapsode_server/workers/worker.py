@@ -15,6 +15,7 @@ from rhapsode_server.engine.request import EngineRequest
 from rhapsode_server.errors import Unavailable, WorkerLost
 from rhapsode_server.workers.admission import Admission
 from rhapsode_server.workers.channel import Channel
+from rhapsode_server.workers.delivery import Delivery
 from rhapsode_server.workers.exits import ExitReason, exit_reason
 from rhapsode_server.workers.launcher import Launcher
 from rhapsode_server.workers.messages import (
@@ -67,6 +68,7 @@ class Worker:
     _admission: Admission = field(init=False)
     _heartbeat: Heartbeat = field(init=False)
     _streams: dict[int, TokenStream] = field(default_factory=dict)
+    _delivery: Delivery = field(init=False)
     _request_ids: "itertools.count[int]" = field(default_factory=itertools.count)
     _ready: "asyncio.Future[Ready]" = field(init=False)
     _channel: Channel | None = None
@@ -82,6 +84,7 @@ class Worker:
             max_queued_requests=self.max_queued_requests,
             max_queued_tokens=self.max_queued_tokens,
         )
+        self._delivery = Delivery(self._streams)
         self._heartbeat = Heartbeat(timeout=self.step_timeout, ping=lambda: self._send(Ping()))
 
     @property
@@ -173,6 +176,7 @@ class Worker:
             self._note_idle()
 
     def _forget(self, request_id: int) -> None:
+        self._delivery.hand_out()
         if stream := self._streams.pop(request_id, None):
             self._admission.end(request_id, stream.num_generated)
 
@@ -200,21 +204,22 @@ class Worker:
     def _deliver(self, step: Step) -> None:
         for request_id in step.prepared:
             self._admission.note_prepared(request_id)
-        for started in step.result.started:
+        for started in step.started:
             if stream := self._streams.get(started.request_id):
                 stream.mark_started(step.seconds, started.num_cached_tokens)
                 self._admission.begin(started.request_id, started.num_cached_tokens)
-        for prompt_scores in step.result.prompt_scores:
+        for prompt_scores in step.prompt_scores:
             if stream := self._streams.get(prompt_scores.request_id):
                 stream.push_prompt_scores(prompt_scores.scores)
-        for event in step.result.events:
-            if stream := self._streams.get(event.request_id):
-                stream.push(event.token_id, event.finish_reason, event.score, event.detail)
-            if event.finish_reason is not None:
-                self._forget(event.request_id)
-        self._admission.note_step(step.result.stats)
+        if step.request_ids:
+            self._delivery.add(step)
+        for request_id, reason, detail in step.ends:
+            if stream := self._streams.get(request_id):
+                stream.end(reason, detail)
+                self._forget(request_id)
+        self._admission.note_step(step.stats)
         self._note_idle()
-        self.on_step(step.result.stats, step.seconds)
+        self.on_step(step.stats, step.seconds)
 
     def _watch_by(self, watch: Coroutine[None, None, None]) -> None:
         if self._watch:
@@ -246,6 +251,7 @@ class Worker:
 
     def _close(self) -> None:
         self._is_closed = True
+        self._delivery.hand_out()
         lost = WorkerLost("the engine process ended while the request ran")
         for stream in self._streams.values():
             stream.fail(lost)

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rhapsode_server.engine.attention import ForwardBatch
 from rhapsode_server.engine.block_pool import BlockPool
+from rhapsode_server.engine.cpu_attention import cpu_attention
 from rhapsode_server.engine.engine import Engine
 from rhapsode_server.engine.loader import load_model
 from rhapsode_server.engine.runner import ModelRunner
-from rhapsode_server.engine.scheduler import Scheduler
+from rhapsode_server.engine.scheduler import Scheduler, num_slots
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
 from transformers import PreTrainedModel
 
@@ -19,17 +21,39 @@ def load(tmp_path: Path) -> Load:
     """Save a model and load it as a worker would, with our attention in it."""
 
     def load_tiny(
-        model: PreTrainedModel | str, *, dtype: torch.dtype = torch.float32, max_sequences: int = 64
+        model: PreTrainedModel | str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        max_sequences: int = 64,
+        attention: Callable[..., ForwardBatch] | None = None,
     ) -> ModelRunner:
         model = tiny_model(model) if isinstance(model, str) else model
         model.save_pretrained(tmp_path / "version")
         loaded = load_model(tmp_path / "version", device=torch.device("cpu"), dtype=dtype)
-        return ModelRunner(loaded=loaded, vocabulary_size=VOCABULARY_SIZE, max_sequences=max_sequences)
+        return ModelRunner(
+            loaded=loaded,
+            vocabulary_size=VOCABULARY_SIZE,
+            max_sequences=max_sequences,
+            attention=attention or cpu_attention(dtype),
+        )
 
     return load_tiny
 
 
-def make_engine(runner: ModelRunner, *, depth: int = 1, max_batch_tokens: int = 128, num_blocks: int = 2000) -> Engine:
-    pool = BlockPool(num_blocks=num_blocks, block_size=16)
-    scheduler = Scheduler(pool=pool, max_sequences=runner.max_sequences, max_batch_tokens=max_batch_tokens)
+def make_engine(
+    runner: ModelRunner,
+    *,
+    depth: int = 1,
+    max_batch_tokens: int = 128,
+    num_blocks: int = 2000,
+    prefix_cache: bool = False,
+    step_overhead: int = 1024,
+) -> Engine:
+    scheduler = Scheduler(
+        pool=BlockPool(num_blocks=num_blocks, block_size=16),
+        max_sequences=runner.max_sequences // num_slots(1, prefix_cache=prefix_cache),
+        max_batch_tokens=max_batch_tokens,
+        prefix_cache=prefix_cache,
+        step_overhead=step_overhead,
+    )
     return Engine(scheduler, runner, depth=depth)

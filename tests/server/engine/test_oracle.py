@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+import torch
 from rhapsode_server.engine.attention import ATTENTION
+from rhapsode_server.engine.cpu_attention import cpu_attention
 from rhapsode_server.engine.engine import Engine
 from rhapsode_server.engine.request import EngineRequest, FinishReason, SamplingParameters
+from rhapsode_server.engine.row_attention import RowBatch
 from support.reference import generate_greedily, margin_where_they_part, random_prompts
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
 
@@ -45,11 +48,12 @@ def test_a_long_neighbour_does_not_change_what_depends_on_length(load: Any, arch
     assert tokens == {id_: generate_greedily(model, prompt, 24) for id_, prompt in enumerate(prompts)}
 
 
+@pytest.mark.parametrize("attention", [RowBatch, cpu_attention(torch.float32)])
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "mistral", "gemma2", "gpt_oss"])
-def test_greedy_equals_generate(load: Any, architecture: str, depth: int) -> None:
+def test_greedy_equals_generate(load: Any, architecture: str, depth: int, attention: Any) -> None:
     model = tiny_model(architecture)
-    runner = load(model)
+    runner = load(model, attention=attention)
     runner.loaded.model.set_attn_implementation(ATTENTION)
     prompts = [*random_prompts(23, 60, VOCABULARY_SIZE), random_prompts(1, 1, VOCABULARY_SIZE)[0] * 300]
     requests = [

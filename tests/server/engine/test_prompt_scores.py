@@ -94,7 +94,7 @@ class BrokenRunner(CheckingRunner):
 @DEPTHS
 def test_a_prompt_whose_scores_are_not_finite_ends_alone(depth: int) -> None:
     engine = make_engine(depth=depth)
-    engine.runner = BrokenRunner()
+    engine.runner = BrokenRunner(engine.scheduler)
     engine.submit(request(0, [5, 6, 7], 4, prompt_top_logprobs=0))
     other = request(1, [1, 2, 3], 4, prompt_top_logprobs=0, top_logprobs=2)
     engine.submit(other)

@@ -264,7 +264,7 @@ def test_a_bad_row_fails_alone(breaks: Callable[[Tensor], Tensor]) -> None:
 def test_a_row_that_may_draw_nothing_fails_alone(nothing_left: Draw, temperature: float) -> None:
     logits_RV, draws = mixed_batch(8)
     healthy = sample(logits_RV, draws)
-    draws[3] = replace(nothing_left, parameters=replace(nothing_left.parameters, temperature=temperature))
+    draws[3] = nothing_left._replace(parameters=replace(nothing_left.parameters, temperature=temperature))
     tokens = sample(logits_RV, draws)
     assert tokens[3] == NOTHING_LEFT
     assert torch.equal(tokens[torch.arange(8) != 3], healthy[torch.arange(8) != 3])

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rhapsode_server.engine.block_pool import BlockPool
-from rhapsode_server.engine.request import FinishReason
+from rhapsode_server.engine.request import FinishReason, SamplingParameters
+from rhapsode_server.engine.scheduler import MAX_STRETCH
 from support.checking_runner import Outcome, expected, make_engine, request, run, runner_of, step
 
 requests = st.lists(
@@ -39,6 +40,36 @@ def test_running_streams_advance_in_every_step_while_a_long_prompt_prefills() ->
         batch = runner_of(engine).batches[-1]
         assert [row.num_tokens for row in batch.rows[:3]] == [1, 1, 1]
         assert batch.num_tokens == 8, "the prompt fills the step"
+
+
+@pytest.mark.parametrize("num_streams", [1, 3])
+def test_while_streams_run_prompts_stretch_a_step_by_no_more_than_they_may(num_streams: int) -> None:
+    engine, overhead = make_engine(max_batch_tokens=200, num_blocks=99, step_overhead=5), 5
+    for request_id in range(num_streams):
+        engine.submit(request(request_id, [request_id + 20], 40, stop_token_ids=frozenset()))
+    engine.step()
+    engine.submit(request(9, range(100), 1))
+    stats = engine.step().stats
+    assert stats.batch_tokens + overhead == MAX_STRETCH * (num_streams + overhead)
+    outcomes = dict[int, Outcome]()
+    while 9 not in outcomes:
+        assert step(engine, outcomes).stats.batch_rows == num_streams + 1, "all of them advance"
+
+
+def test_without_streams_prompts_have_the_whole_step() -> None:
+    engine = make_engine(max_batch_tokens=200, num_blocks=99, step_overhead=5)
+    for request_id in range(3):
+        engine.submit(request(request_id, range(request_id, request_id + 80), 1))
+    assert [engine.step().stats.batch_tokens for _ in range(2)] == [200, 40]
+
+
+def test_streams_that_sit_a_step_out_are_streams() -> None:
+    engine = make_engine(depth=2, max_batch_tokens=200, num_blocks=99, step_overhead=5)
+    engine.submit(request(0, [1], 40, sampling=SamplingParameters(presence_penalty=0.5), stop_token_ids=frozenset()))
+    engine.step()
+    engine.submit(request(1, range(100), 1))
+    engine.step()
+    assert [(row.slot, row.num_tokens) for row in runner_of(engine).batches[-1].rows] == [(1, (MAX_STRETCH - 1) * 6)]
 
 
 def test_a_step_never_exceeds_its_token_budget() -> None:

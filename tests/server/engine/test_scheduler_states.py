@@ -20,6 +20,7 @@ from support.checking_runner import (
 
 SAMPLING = [SamplingParameters(), SamplingParameters(seed=5), SamplingParameters(presence_penalty=0.5)]
 PROMPTS = {0: [1, 2, 3], 1: list(range(17)), 2: [8] * 30}
+PREAMBLES = [[], [1, 2, 3], list(range(17)), list(range(12)) + [8] * 12, [8] * 30]
 BY_TIME = {FinishReason.TIME_LIMIT, FinishReason.EXPIRED}
 
 
@@ -44,13 +45,21 @@ class AnythingGoes:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    @initialize(depth=st.integers(1, 3), num_blocks=st.integers(15, 40), max_batch_tokens=st.integers(4, 40))
-    def start(self, depth: int, num_blocks: int, max_batch_tokens: int) -> None:
+    @initialize(
+        depth=st.integers(1, 3),
+        num_blocks=st.integers(15, 40),
+        max_batch_tokens=st.integers(4, 40),
+        prefix_cache=st.booleans(),
+        step_overhead=st.sampled_from([1, 4, 1000]),
+    )
+    def start(self, depth: int, num_blocks: int, max_batch_tokens: int, prefix_cache: bool, step_overhead: int) -> None:
         self.clock, self.matcher_clock = Clock(), Clock()
         self.engine: Engine = make_engine(
             depth=depth,
             num_blocks=num_blocks,
             max_batch_tokens=max_batch_tokens,
+            prefix_cache=prefix_cache,
+            step_overhead=step_overhead,
             clock=self.clock,
             matcher_clock=self.matcher_clock,
         )
@@ -61,7 +70,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(
         group=st.none() | st.integers(0, 2),
-        prompt=st.lists(st.integers(0, 49), min_size=1, max_size=40),
+        preamble=st.sampled_from(PREAMBLES),
+        rest=st.lists(st.integers(0, 49), min_size=1, max_size=10),
+        goes_on=st.booleans(),
         max_new_tokens=st.integers(0, 18),
         sampling=st.sampled_from(SAMPLING),
         scores=st.booleans(),
@@ -70,8 +81,24 @@ class AnyOrder(RuleBasedStateMachine):
         priority=st.integers(-9, 9),
         constraint=st.none() | st.tuples(st.integers(0, 5), st.booleans()),
     )
-    def submit(self, group, prompt, max_new_tokens, sampling, scores, seconds, limit, priority, constraint) -> None:
-        request_id = len(self.asked)
+    def submit(
+        self,
+        group,
+        preamble,
+        rest,
+        goes_on,
+        max_new_tokens,
+        sampling,
+        scores,
+        seconds,
+        limit,
+        priority,
+        constraint,
+    ) -> None:
+        request_id, prompt = len(self.asked), preamble + rest
+        if goes_on and self.asked:  # with what the last one was told
+            last = self.asked[request_id - 1]
+            prompt = [*last.prompt_ids, *self.outcomes.get(request_id - 1, Outcome()).tokens, *rest][:40]
         asked = self.asked[request_id] = request(
             request_id,
             prompt if group is None else PROMPTS[group],
@@ -114,6 +141,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def _judge(self, request_id: int, outcome: Outcome, alone: Outcome) -> None:
         """What it got is what it would get alone, and all of it unless there was a reason."""
+        assert (outcome.num_cached_tokens or 0) <= self.asked[request_id].num_shareable_tokens
         for got, whole in zip(outcome.begins_like, alone.begins_like, strict=True):
             assert got == whole[: len(got)]
         if request_id in self.cancelled:

@@ -1,5 +1,7 @@
 """Workers are spread over devices."""
 
+import pytest
+from rhapsode_server.models import devices
 from rhapsode_server.models.devices import Device, DevicePool
 
 
@@ -16,3 +18,13 @@ def test_a_share_of_the_cpu_is_so_many_threads() -> None:
     assert DevicePool(("cpu:4",), threads=1).take().device == Device("cpu", 4)
     assert DevicePool(("cpu",), threads=3).take().device == Device("cpu", 3)
     assert DevicePool(("auto",), threads=2).take().device == Device("auto", 2)
+
+
+def test_replicas_on_one_device_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_cores", lambda: 8)
+    assert DevicePool(("cpu",), threads=0, replicas=2).take().device == Device("cpu", 4)
+    assert DevicePool(("auto",), threads=0, replicas=3).take().device == Device("auto", 2)
+    assert DevicePool(("cpu",), threads=0, replicas=20).take().device == Device("cpu", 1)
+    assert DevicePool(("cpu", "cpu"), threads=0, replicas=2).take().device == Device("cpu", 4)
+    assert DevicePool(("cuda:0", "cuda:1"), threads=0, replicas=2).take().device == Device("cuda:0", 0)
+    assert DevicePool(("cpu",), threads=3, replicas=2).take().device == Device("cpu", 3), "as the operator says"

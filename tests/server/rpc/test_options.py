@@ -52,11 +52,11 @@ def with_scores(text: str, reason: FinishReason = FinishReason.LENGTH) -> Any:
     def script(request: Submitted) -> None:
         if request.prompt_top_logprobs is not None:
             request.scores(*(score_of(token_id) for token_id in request.prompt_ids[request.first_scored :]))
-        ids = ids_of(text)
-        for place, token_id in enumerate(ids):
-            is_last = place == len(ids) - 1
-            score = score_of(token_id, place) if request.top_logprobs is not None else None
-            request.stream.push(token_id, reason if is_last else None, score)
+        for place, token_id in enumerate(ids_of(text)):
+            request.stream.push([token_id])
+            if request.top_logprobs is not None:
+                request.stream.push_score(score_of(token_id, place))
+        request.stream.end(reason)
 
     return script
 
@@ -164,9 +164,7 @@ async def test_a_deadline_that_passes_in_the_engine(stub: GenerationServiceStub,
 async def test_a_bad_constraint_is_named(
     stub: GenerationServiceStub, engine: FakeEngine, constraint: pb.Constraint, kind: str, source: str
 ) -> None:
-    engine.script = lambda request: request.stream.push(
-        None, FinishReason.BAD_CONSTRAINT, detail="line 1: cannot be understood"
-    )
+    engine.script = lambda request: request.stream.end(FinishReason.BAD_CONSTRAINT, "line 1: cannot be understood")
     error = await failure(stub, constraint=constraint)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert error.details() == f"constraint.{kind}: line 1: cannot be understood"
@@ -181,7 +179,7 @@ async def test_a_bad_constraint_is_named(
 
 
 async def test_too_many_constraints_are_a_reason_to_come_again(stub: GenerationServiceStub, engine: FakeEngine) -> None:
-    engine.script = lambda request: request.stream.push(None, FinishReason.CONSTRAINT_BUSY)
+    engine.script = lambda request: request.stream.end(FinishReason.CONSTRAINT_BUSY)
     error = await failure(stub, constraint=pb.Constraint(regex="a"))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error.details() == "too many constraints wait to be prepared; try again later"

@@ -49,7 +49,9 @@ def script(request: Submitted) -> None:
     [drawn] = request.sampling.allowed_token_ids
     assert (request.max_new_tokens, request.stop_token_ids) == (1, frozenset())
     assert request.top_logprobs is not None
-    request.stream.push(drawn, FinishReason.LENGTH, score_of(drawn, len(prompt), request.top_logprobs))
+    request.stream.push([drawn])
+    request.stream.push_score(score_of(drawn, len(prompt), request.top_logprobs))
+    request.stream.end(FinishReason.LENGTH)
 
 
 async def score(stub: GenerationServiceStub, **fields: Any) -> pb.ScoreResponse:
@@ -182,7 +184,7 @@ async def test_a_window_that_fails_fails_the_call(
     call = stub.Score(pb.ScoreRequest(token_ids=pb.TokenIds(ids=[1] * 20 * CONTEXT_LENGTH)))
     requests = [await engine.arrival() for _ in range(4)]
     if isinstance(end, FinishReason):
-        requests[1].stream.push(None, end)
+        requests[1].stream.end(end)
     else:
         requests[1].stream.fail(end)
     script(requests[0])

@@ -90,11 +90,23 @@ async def test_a_text_to_score_ends_without_tokens(worker: Worker) -> None:
 
 async def test_the_members_of_a_group_share_their_prompt(worker: Worker) -> None:
     group = 7
-    fields = {"prompt_ids": PROMPT, "max_new_tokens": 8}
+    fields = {"prompt_ids": PROMPT[::-1], "max_new_tokens": 8}
     streams = [worker.submit(**fields, **seeded, group=group) for seeded in SEEDED]
     together = [(await read(stream)).token_ids for stream in streams]
     assert [stream.num_cached_tokens for stream in streams] == [0, len(PROMPT) - 1]
     assert together == [(await read(worker.submit(**fields, **seeded))).token_ids for seeded in SEEDED]
+
+
+async def test_a_preamble_that_another_request_had_is_taken_over(running: tuple[Worker, StepLog]) -> None:
+    worker, steps = running
+    preamble, cached = [7] * 40, []
+    for rest in (1, 2):
+        stream = worker.submit(prompt_ids=[*preamble, rest], max_new_tokens=2)
+        await read(stream)
+        cached.append(stream.num_cached_tokens)
+    assert cached == [0, 32]
+    stats = await steps.until(lambda stats: stats.blocks_used == 0)
+    assert 0 < stats.blocks_retained <= stats.blocks_total
 
 
 async def test_a_time_limit_gives_what_there_is(worker: Worker) -> None:

@@ -13,6 +13,7 @@ import pytest_asyncio
 from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.refusal import ModelRefused
 from rhapsode_server.engine.request import FinishReason, SamplingParameters
+from rhapsode_server.engine.scheduler import MAX_STRETCH, STEP_OVERHEAD
 from rhapsode_server.errors import Overloaded, Unavailable, WorkerLost
 from rhapsode_server.workers.exits import ExitReason
 from rhapsode_server.workers.worker import Worker
@@ -122,10 +123,12 @@ async def test_no_running_stream_misses_a_step_while_a_long_prompt_prefills(
     long = submit(worker, [5] * 900, 2)
     await read(long)
     during = [stats for stats in events.steps.all[first:] if stats.running == 4]
-    # 64 tokens a step, 3 of them for the streams: the prompt takes 15 steps, and every one of them has all four rows.
-    assert len(during) >= 15
-    assert {stats.batch_rows for stats in during[:15]} == {4}
-    assert {stats.batch_tokens for stats in during[:14]} == {64}
+    # Beside three streams 38 tokens of a prompt a step: it takes 24 steps, and every one of them has all four rows.
+    num_prompt_tokens = (MAX_STRETCH - 1) * (STEP_OVERHEAD["cpu"] + 3)
+    assert num_prompt_tokens == 38
+    assert len(during) >= 24
+    assert {stats.batch_rows for stats in during[:24]} == {4}
+    assert {stats.batch_tokens for stats in during[:23]} == {3 + num_prompt_tokens}
     for stream in streams:
         stream.close()
     await events.steps.until(lambda stats: stats.blocks_used == 0)
