@@ -30,7 +30,10 @@ sampling = st.builds(
     seed=st.integers(0, 2**64 - 1),
     **ANY_FILTER,
 )
-batches = st.lists(st.builds(Draw, parameters=sampling, position=st.integers(0, 100_000)), min_size=1, max_size=6)
+# The fields that are left out stay at their defaults: hypothesis would fill those of a named tuple.
+batches = st.lists(
+    st.builds(lambda row, position: Draw(row, position), sampling, st.integers(0, 100_000)), min_size=1, max_size=6
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
