@@ -121,7 +121,7 @@ def test_int8_scales_that_are_off_are_refused_in_whatever_layer(
     assert num_layers > 10
     for layer in range(num_layers):
         spoil_scales(monkeypatch, layer, factor)
-        with pytest.raises(ModelRefused, match=r"^canary_off: [\w.]+ in int8 is off by "):
+        with pytest.raises(ModelRefused, match=r"^canary_off: Int8Linear for [\w.]+ is off by "):
             build(version, "int8")
         monkeypatch.undo()
 

@@ -72,19 +72,19 @@ def test_a_champion_that_servers_refused_is_not_the_one_to_beat(
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, tiny_run: list[str]) -> None:
     def command(work: str) -> list[str]:
         folders = ["--models", str(tmp_path / work / "models"), "--work-dir", str(tmp_path / work), "--name", "poems"]
-        steps = ["--set", "training.arguments.max_steps=400"]
+        steps = ["--set", "training.arguments.max_steps=200"]
         return [sys.executable, "-m", "rhapsode_trainer", "run", "quickstart", *folders, *tiny_run, *steps]
 
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     stopped = subprocess.Popen(command("stopped"), stdout=subprocess.PIPE, text=True, env=environment)
     assert stopped.stdout is not None
-    assert any(line.startswith("train 40/400") for line in stopped.stdout)
+    assert any(line.startswith("train 40/200") for line in stopped.stdout)
     stopped.send_signal(signal.SIGTERM)
     stopped.communicate(timeout=60)
     assert stopped.returncode == 75
     assert list((tmp_path / "stopped" / "poems" / "checkpoints").glob("checkpoint-*"))
     again = subprocess.run(command("stopped"), capture_output=True, text=True, env=environment, check=True)
-    assert "train 1/400" not in again.stdout
+    assert "train 1/200" not in again.stdout
     subprocess.run(command("straight"), capture_output=True, env=environment, check=True)
     weights = [tmp_path / work / "models" / "poems" / "1" / "model.safetensors" for work in ("stopped", "straight")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
