@@ -100,13 +100,13 @@ def link_out(folder: Path) -> None:
 
 def damage_to_the_model(other: Path) -> dict[str, tuple[Damage, str]]:
     """Sealed as it is, so that files and manifest agree: only running it tells."""
-    cases = {
+    cases: dict[str, tuple[Damage, str]] = {
         "weights of another version": (exchange("model.safetensors", other), "canary_off"),
         "a NaN among the weights": (edit_weights(put_nan), "non_finite_logits"),
+    }
+    more = {
         "weights of a wrong shape": (edit_weights(reshape), "load_failed"),
         "a vocabulary beyond the model's": (add_word, "tokenizer_mismatch"),
-    }
-    more: dict[str, tuple[Damage, str]] = {
         "two layers exchanged": (edit_weights(swap_layers), "canary_off"),
         "two merges exchanged": (swap_merges, "tokenizer_mismatch"),
         "weights cut short": (truncate("model.safetensors"), "load_failed"),
