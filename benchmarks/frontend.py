@@ -1,6 +1,5 @@
 """What the front-end spends on a token: a fake engine offers tokens to the real front-end, and real callers read them.
 
-The engine is a process without a model that speaks as a worker does: one message a step with one token for each stream.
 The readers are, from less to more of the front-end:
 
     tokens   take what the worker's messages bring to each stream
@@ -9,7 +8,7 @@ The readers are, from less to more of the front-end:
 
 Processor time of the front-end's process, all threads (`us/token`), and of the event loop's thread alone. Usage:
 
-    python benchmarks/frontend.py [--seconds S] [--streams N ...] [--rates R ...] [--readers KIND ...]
+    python -m benchmarks.frontend [--seconds S] [--streams N ...] [--rates R ...] [--readers KIND ...]
 """
 
 import argparse
@@ -17,14 +16,12 @@ import asyncio
 import json
 import os
 import platform
-import queue
 import random
 import socket
 import statistics
 import string
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,10 +33,8 @@ import tokenizers
 from rhapsode.v1 import generation_pb2 as pb
 from rhapsode.v1.generation_pb2_grpc import GenerationServiceStub
 from rhapsode_server.config import ServerConfig
-from rhapsode_server.engine.engine import EngineStats, StepResult
-from rhapsode_server.engine.events import Started, TokenEvent
+from rhapsode_server.engine.engine import EngineStats
 from rhapsode_server.engine.options import EngineOptions
-from rhapsode_server.engine.request import EngineRequest, FinishReason
 from rhapsode_server.metrics import Metrics
 from rhapsode_server.models.limits import Limits
 from rhapsode_server.models.served import GenerationDefaults, ServedVersion
@@ -48,18 +43,14 @@ from rhapsode_server.rpc.generation import GenerationService
 from rhapsode_server.rpc.health import HealthService
 from rhapsode_server.rpc.server import SERVICES, Server
 from rhapsode_server.text.tokenizer import Tokenizer
-from rhapsode_server.workers import process
-from rhapsode_server.workers.constraints import Constraining
 from rhapsode_server.workers.launcher import Launched, Launcher
-from rhapsode_server.workers.messages import Ready, Step
-from rhapsode_server.workers.wire import RECEIVE_SIZE, Outbox, Unpacker
 from rhapsode_server.workers.worker import Worker
 from tokenizers import decoders, models, pre_tokenizers
 
+from benchmarks.fake_engine import VOCABULARY, message_cost
+
 RESULTS = Path(__file__).parent / "results"
-VOCABULARY = 50_257
 STREAMS_PER_CHANNEL = 32
-MESSAGES = 1000
 READERS = ("tokens", "events", "gRPC")
 STOPS = ("\n\n", "END")
 
@@ -85,7 +76,7 @@ def main() -> None:
 
 def measured(case: dict[str, Any]) -> dict[str, Any]:
     """In a front-end of its own."""
-    command = [sys.executable, __file__, "front-end", json.dumps(case)]
+    command = [sys.executable, "-m", "benchmarks.frontend", "front-end", json.dumps(case)]
     return {**case, **json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)}
 
 
@@ -174,7 +165,9 @@ class FakeLauncher(Launcher):
         ours, theirs = socket.socketpair()
         with theirs:
             case = json.dumps({**self.case, "socket": theirs.fileno()})
-            engine = subprocess.Popen([sys.executable, __file__, "engine", case], pass_fds=[theirs.fileno()])
+            engine = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.fake_engine", case], pass_fds=[theirs.fileno()]
+            )
         return Launched(engine, ours, gives_way=False)
 
 
@@ -269,7 +262,8 @@ async def read_grpc(models: OneModel, metrics: Metrics, streams: int, num_tokens
     server = Server(config, cast(Any, models), metrics, HealthService(SERVICES))
     await server.start()
     case = json.dumps({"address": server.address, "streams": streams, "num_tokens": num_tokens})
-    callers = await asyncio.create_subprocess_exec(sys.executable, __file__, "callers", case, stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "benchmarks.frontend", "callers", case]
+    callers = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     output, _ = await callers.communicate()
     await server.stop()
     return Seen(**json.loads(output))
@@ -301,92 +295,10 @@ async def call(case: dict[str, Any]) -> Seen:
     return seen
 
 
-# The engine.
-
-
-@dataclass(slots=True)
-class FakeEngine:
-    """Once it has all streams, every step brings a token to each of them, at the rate that was asked for."""
-
-    streams: int
-    seconds: float
-    """Of a step."""
-    _requests: dict[int, EngineRequest] = field(default_factory=dict)
-    _num_steps: int = 0
-    _began: float = 0.0
-    _tokens: list[int] = field(default_factory=lambda: natural_tokens(10_007))
-
-    @property
-    def has_work(self) -> bool:
-        return len(self._requests) == self.streams
-
-    def submit(self, request: EngineRequest) -> None:
-        self._requests[request.request_id] = request
-
-    def cancel(self, request_id: int) -> None: ...
-
-    def step(self) -> StepResult:
-        self._began = self._began or time.perf_counter()
-        self._num_steps += 1
-        time.sleep(max(0.0, self._began + self._num_steps * self.seconds - time.perf_counter()))
-        number, ids = self._num_steps, list(self._requests)
-        is_last = number == self._requests[ids[0]].max_new_tokens
-        reason, tokens = FinishReason.LENGTH if is_last else None, self._tokens
-        events = [
-            TokenEvent(request_id=i, token_id=tokens[(97 * i + number) % len(tokens)], finish_reason=reason)
-            for i in ids
-        ]
-        started = [Started(request_id=i, num_cached_tokens=0) for i in ids] if number == 1 else []
-        if is_last:
-            self._requests.clear()
-        return StepResult(started=started, prompt_scores=[], events=events, stats=self._stats(len(ids)))
-
-    def _stats(self, rows: int) -> EngineStats:
-        return EngineStats(waiting=0, running=rows, blocks_used=0, blocks_total=0, batch_rows=rows, batch_tokens=rows)
-
-
-def natural_tokens(count: int) -> list[int]:
-    """As frequent as words in a text, by Zipf's law."""
-    weights = [1 / (rank + 10) for rank in range(VOCABULARY - 256)]
-    return random.Random(1).choices(range(256, VOCABULARY), weights, k=count)
-
-
-def run_engine(case: dict[str, Any]) -> None:
-    connection, inbox = socket.socket(fileno=case["socket"]), queue.SimpleQueue[Any]()
-    outbox = Outbox(connection)
-    threading.Thread(target=process._read, args=(connection, inbox), daemon=True).start()
-    inbox.get()
-    outbox.send(Ready(device="cpu", dtype="none", parameter_count=0, context_length=10**7))
-    engine = cast(Any, FakeEngine(case["streams"], case["streams"] / case["offered"]))
-    process.run(engine, Constraining(engine, cast(Any, None), notify=inbox.put), inbox, outbox)
-
-
 ROLES: dict[str, Callable[[dict[str, Any]], None]] = {
     "front-end": run_front_end,
     "callers": run_callers,
-    "engine": run_engine,
 }
-
-
-def message_cost(streams: int) -> dict[str, float]:
-    """Microseconds of a step's message in the engine's thread and in the front-end's, the median of many."""
-    engine, unpacker = FakeEngine(streams, 0.0), Unpacker()
-    for number in range(streams):
-        engine.submit(EngineRequest(request_id=number, prompt_ids=(1,), max_new_tokens=MESSAGES + 2))
-    engine.step()
-    ours, theirs = socket.socketpair()
-    outbox, sent, read = Outbox(ours), list[float](), list[float]()
-    for _ in range(MESSAGES):
-        result = engine.step()
-        began = time.perf_counter()
-        outbox.send(Step.of(result, 0.01))
-        done = time.perf_counter()
-        assert unpacker.feed(theirs.recv(RECEIVE_SIZE))
-        sent.append(done - began)
-        read.append(time.perf_counter() - done)
-    for end in (ours, theirs):
-        end.close()
-    return {"streams": streams, "send_us": statistics.median(sent) * 1e6, "read_us": statistics.median(read) * 1e6}
 
 
 def report(rows: list[dict[str, Any]], messages: list[dict[str, float]]) -> None:

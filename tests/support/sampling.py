@@ -1,5 +1,7 @@
 """Choosing a token by transformers' processors and warpers, one after the other, and the noise by its definition."""
 
+from collections.abc import Callable
+
 import torch
 from rhapsode_server.engine.batch import Draw
 from rhapsode_server.engine.noise import gumbel, row_keys
@@ -147,3 +149,14 @@ def expected(logits_V: Tensor, draw: Draw) -> int:
     if not x_V.amax().isfinite():
         return NOTHING_LEFT
     return int(x_V.argmax()) if row.temperature == 0 else drawn(warped(x_V, row), row.seed, draw.position)
+
+
+def check_rows_not_finite(draw: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], value: float) -> None:
+    """Of four rows, `draw` gives a token for the one that is finite alone. `value`: NaN or infinity."""
+    logits_RV = torch.randn(4, 50)
+    logits_RV[1, 7] = logits_RV[2, 0] = value
+    logits_RV[3] = -torch.inf
+    temperatures_R = torch.tensor([1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    tokens_R = draw(logits_RV, torch.arange(4), torch.arange(4), temperatures_R)
+    assert tokens_R[0] >= 0
+    assert tokens_R[1:].tolist() == [NOT_FINITE] * 3

@@ -4,8 +4,9 @@ because Triton has to know before it is imported."""
 import pytest
 import torch
 from rhapsode_server.engine.cuda import attention, attention_kernel, draw_kernel, operators, reference
-from rhapsode_server.engine.request import NOT_FINITE, EngineRequest, SamplingParameters
+from rhapsode_server.engine.request import EngineRequest, SamplingParameters
 from support.paged_cases import CASES, Case
+from support.sampling import check_rows_not_finite
 from support.tiny_models import tiny_model
 
 from .conftest import Load, make_engine
@@ -47,13 +48,7 @@ def test_the_draw_equals_its_torch_form(dtype: torch.dtype, vocabulary: int) -> 
 @pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_row_that_is_not_finite_draws_nothing(value: float) -> None:
-    logits = torch.randn(4, 50)
-    logits[1, 7] = logits[2, 0] = value
-    logits[3] = -torch.inf
-    temperatures = torch.tensor([1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
-    tokens = draw_kernel.draw(logits, torch.arange(4), torch.arange(4), temperatures)
-    assert tokens[0] >= 0
-    assert tokens[1:].tolist() == [NOT_FINITE] * 3
+    check_rows_not_finite(draw_kernel.draw, value)
 
 
 def test_the_engine_gives_the_same_tokens(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

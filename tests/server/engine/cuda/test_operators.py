@@ -8,9 +8,10 @@ from rhapsode_server.engine.batch import Draw
 from rhapsode_server.engine.cuda import reference
 from rhapsode_server.engine.cuda.operators import draw, paged_decode
 from rhapsode_server.engine.noise import row_keys, row_keys_of
-from rhapsode_server.engine.request import NOT_FINITE, SamplingParameters
+from rhapsode_server.engine.request import SamplingParameters
 from rhapsode_server.engine.sampler import sample
 from support.paged_cases import CASES, Case
+from support.sampling import check_rows_not_finite
 
 SEEDS = st.integers(0, (1 << 64) - 1)
 POSITIONS = st.integers(0, (1 << 31) - 1)
@@ -61,10 +62,4 @@ def test_it_draws_as_the_sampler_does(rows: list[tuple[int, int, float]], vocabu
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_row_that_is_not_finite_draws_nothing(value: float) -> None:
-    logits = torch.randn(4, 50)
-    logits[1, 7] = logits[2, 0] = value
-    logits[3] = -torch.inf
-    temperatures = torch.tensor([1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
-    tokens = reference.draw(logits, torch.arange(4), torch.arange(4), temperatures)
-    assert tokens[0] >= 0
-    assert tokens[1:].tolist() == [NOT_FINITE] * 3
+    check_rows_not_finite(reference.draw, value)
