@@ -5,6 +5,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCH_INSTALLED := .venv/.installed-bench
 SOURCES := proto/rhapsode_contract client/rhapsode_client server/rhapsode_server trainer/rhapsode_trainer tools
+# Tests that kill processes or count on the time that others need.
+ALONE := tests/soak tests/docs/test_walk.py $(wildcard $(addprefix tests/faults/,test_li*.py test_worker_*.py test_publisher_*.py))
 KERNELS := $(wildcard $(addprefix server/rhapsode_server/engine/kernels/,*.cpp *.h compile.py))
 BEGAN := $(shell date +%s)
 
@@ -17,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install demo serve test check fmt lint types proto proto-check docs soak fuzz bench bench-train clean clean-all
+.PHONY: help install demo serve test check fmt lint types proto proto-check generated client docs site dashboard images sbom audit check-slow check-deploy soak walk fuzz bench bench-train clean clean-all
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,9 +33,17 @@ serve: install ## Serve ./models on 127.0.0.1:50051 until Ctrl-C
 	@$(BIN)/rhapsode-serve --models ./models
 
 test: install ## Run the tests
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	$(BIN)/pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(addprefix --ignore ,$(ALONE))
+	$(BIN)/pytest -m "not slow" $(ALONE)
+endif
 
-check: lint types proto-check test ## Everything that must hold before a change goes in
+check: lint types proto-check generated test ## Everything that must hold before a change goes in
+
+check-slow: install ## The tests that take ten seconds and more each; CI runs them after check
+	$(BIN)/pytest -m slow
 
 fmt: install ## Format, and repair what the linter can
 	$(BIN)/ruff check --fix .
@@ -55,11 +65,43 @@ proto-check: install ## Check the .proto files and that what is generated is the
 	$(BIN)/python tools/generate_proto.py --check
 	$(BIN)/python tools/generate_reference.py --check
 
-docs: install ## Generate docs/api.md from the comments of proto/rhapsode/v1
-	$(BIN)/python tools/generate_reference.py
+generated: install ## Check that the blocking client and the pages of docs/ are what is generated
+	$(BIN)/python tools/generate_client.py --check
+	$(BIN)/python tools/generate_cli_reference.py --check
+	$(BIN)/python tools/generate_performance.py --check
 
-soak: install ## The slow tests: 200 kills of a training run, 100 swaps under load, 400 canaries, compiled layers
-	RHAPSODE_SOAK=1 $(BIN)/pytest tests/faults tests/trainer/training/test_fast.py --timeout 3600
+client: install ## Generate the blocking client from the asyncio one
+	$(BIN)/python tools/generate_client.py
+
+docs: install ## Generate docs/api.md, docs/cli.md and docs/performance.md from messages, help screens and results
+	$(BIN)/python tools/generate_reference.py
+	$(BIN)/python tools/generate_cli_reference.py
+	$(BIN)/python tools/generate_performance.py
+
+site: install ## Build the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dashboard: install ## Generate deploy/grafana/rhapsode.json, and the alerts of deploy/kubernetes
+	$(BIN)/python tools/generate_dashboard.py
+	$(BIN)/python tools/prometheus_rule.py
+
+images: | $(BIN)/pip ## Build the images: ARGS="--torch cpu serve"
+	$(BIN)/python tools/images.py $(ARGS)
+
+sbom: install ## Write build/sbom: what each image installs, in CycloneDX
+	$(BIN)/python tools/sbom.py
+
+audit: install ## Compare the pins with advisories: ADVISORIES=all.zip
+	$(BIN)/python tools/audit.py $(ADVISORIES)
+
+check-deploy: install ## Build and run the images, and the other slow checks of deploy/
+	RHAPSODE_DEPLOY=1 $(BIN)/pytest tests/deploy tests/tools/test_sbom.py --timeout 3600
+
+soak: install ## An hour of everything at once, and the slow tests: 200 kills of a training run, 100 swaps under load
+	RHAPSODE_SOAK=1 $(BIN)/pytest tests/soak tests/faults tests/trainer/training/test_fast.py --timeout 7200
+
+walk: install ## Run README and tutorials to the letter, half an hour
+	RHAPSODE_WALK=1 $(BIN)/pytest tests/docs/test_walk.py --timeout 7200
 
 fuzz: install ## Long random tests: 20,000 requests to a live server, 10,000 dropped streams, texts
 	RHAPSODE_FUZZ=1 $(BIN)/pytest tests/fuzz tests/server/text --timeout 3600
@@ -86,7 +128,7 @@ $(BIN)/pip:
 # The variables pin what builds the distributions too: the first for older pips, the second for newer.
 $(INSTALLED): pyproject.toml constraints.txt requirements-dev.txt $(wildcard */pyproject.toml) server/hatch_build.py $(KERNELS) | $(BIN)/pip
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-	$(BIN)/pip install -r requirements-dev.txt -e proto -e client -e server -e "trainer[text,spacy,stories,rating,lora,sweep]"
+	$(BIN)/pip install --no-compile -r requirements-dev.txt -e proto -e "client[ui]" -e "server[otel,openai]" -e "trainer[text,spacy,stories,rating,lora,sweep]"
 	@touch $@
 
 $(BENCH_INSTALLED): requirements-bench.txt constraints.txt | $(INSTALLED)

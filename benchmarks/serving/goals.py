@@ -116,4 +116,4 @@ def beyond_weights(results: Results, title: str, precision: str) -> float | None
         return None
     cell = max(cells, key=lambda each: each.callers)
     kv_bytes = cell.callers * results.load.context * results.shape.kv_bytes_per_token(precision)
-    return (cell.largest_peak_bytes - results.shape.weight_bytes(precision) - kv_bytes) / MEBIBYTE
+    return (cell.largest_peak_bytes - results.shape.resident_weight_bytes(precision) - kv_bytes) / MEBIBYTE

@@ -34,6 +34,11 @@ class Shape:
     def weight_bytes(self, precision: str) -> int:
         return (self.body + self.head) * BYTES_PER_WEIGHT[precision]
 
+    def resident_weight_bytes(self, precision: str) -> int:
+        """The embedding, which shares its weight with the head in float32, stays float32 beside a head of int8."""
+        embedding = self.head * BYTES_PER_WEIGHT["float32"] if precision == "int8" else 0
+        return self.weight_bytes(precision) + embedding
+
     def kv_bytes_per_token(self, precision: str) -> int:
         return 2 * self.layers * self.width * BYTES_PER_KV_VALUE[precision]
 

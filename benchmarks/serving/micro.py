@@ -122,7 +122,9 @@ def attention_step(
 def attention_seconds(engine: Engine, attention: Attention, rows: int, context: int, steps: int) -> tuple[float, int]:
     """The median of a few decode steps, and the mean context in them."""
     watch = Stopwatch()
-    cast(Any, engine.runner).attention = lambda *arguments: Watched(attention(*arguments), watch)
+    runner = cast(Any, engine.runner)
+    runner.attention = lambda *arguments: Watched(attention(*arguments), watch)
+    runner.tapes = None  # which have the attention in them
     reached = decode_only(engine, rows, context) + steps // 2
     seconds = []
     for _ in range(steps):

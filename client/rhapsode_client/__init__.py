@@ -7,12 +7,14 @@
             print(delta.text, end="", flush=True)
         print(stream.result().finish_reason)
 
-`AsyncClient` is the same for asyncio, and `rhapsode_client.admin` is for operators. Every failure is a
-`RhapsodeError`; `errors` draws the tree.
+`AsyncClient` is the same for asyncio, `rhapsode_client.admin` is for operators, and `rhapsode_client.testing` has a
+server for unit tests. Every failure is a `RhapsodeError`; `errors` draws the tree.
 """
 
-from rhapsode_client.async_client import AsyncClient, AsyncStream
-from rhapsode_client.client import Client, Stream
+from rhapsode_client.arguments import BatchItem, ChatMessage, GenerateOptions, Prompt
+from rhapsode_client.async_client import AsyncClient
+from rhapsode_client.async_streams import AsyncBatch, AsyncStream
+from rhapsode_client.client import Client
 from rhapsode_client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -28,8 +30,9 @@ from rhapsode_client.errors import (
     Unavailable,
     Violation,
 )
-from rhapsode_client.requests import GenerateOptions
 from rhapsode_client.results import (
+    BatchResult,
+    Candidate,
     Completion,
     Delta,
     Evaluation,
@@ -38,19 +41,28 @@ from rhapsode_client.results import (
     Model,
     ModelVersion,
     Sampling,
+    Score,
     Started,
     Timings,
     Token,
+    TokenLogprob,
     Usage,
     VersionState,
 )
+from rhapsode_client.streams import Batch, Stream
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncBatch",
     "AsyncClient",
     "AsyncStream",
+    "Batch",
+    "BatchItem",
+    "BatchResult",
     "Cancelled",
+    "Candidate",
+    "ChatMessage",
     "Client",
     "Completion",
     "DeadlineExceeded",
@@ -66,14 +78,17 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "PermissionDenied",
+    "Prompt",
     "Retryable",
     "RhapsodeError",
     "Sampling",
+    "Score",
     "ServerError",
     "Started",
     "Stream",
     "Timings",
     "Token",
+    "TokenLogprob",
     "Unauthenticated",
     "Unavailable",
     "Usage",

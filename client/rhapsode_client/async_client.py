@@ -1,88 +1,153 @@
-"""The client for asyncio: the calls of `Client`, awaited."""
+"""The client for asyncio."""
 # ruff: noqa: ASYNC109  (a timeout is sent to the server as the deadline of the call)
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Self, Unpack
-from weakref import WeakSet
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Literal, Unpack, overload
 
-import grpc
-import grpc.aio
-from google.protobuf.message import Message
 from grpc_health.v1.health_pb2 import HealthCheckRequest
-from rhapsode.v1.generation_pb2 import GenerateStreamResponse
 from rhapsode.v1.models_pb2 import GetModelRequest, ListModelsRequest
 
-from rhapsode_client import methods
-from rhapsode_client.connection import CHANNEL_OPTIONS, Connection
-from rhapsode_client.errors import Cancelled
-from rhapsode_client.methods import Method, ResponseT, ResultT
-from rhapsode_client.requests import GenerateOptions, detokenize_request, generate_request, tokenize_request
-from rhapsode_client.results import Completion, Delta, Model, Token
-from rhapsode_client.statuses import error_from
-from rhapsode_client.streaming import BaseStream
+from rhapsode_client import methods, requests
+from rhapsode_client.arguments import BatchItem, GenerateOptions, Prompt
+from rhapsode_client.async_many import in_order
+from rhapsode_client.async_streams import AsyncBatch, AsyncStream
+from rhapsode_client.asynchronous import AsynchronousClient, AsyncOutcome
+from rhapsode_client.connection import Connection
+from rhapsode_client.credentials import CredentialOptions
+from rhapsode_client.errors import RhapsodeError
+from rhapsode_client.results import Completion, Model, Score, Token
+from rhapsode_client.settings import ConfigPath
 
 
-class AsyncStream(BaseStream[grpc.aio.UnaryStreamCall[Message, GenerateStreamResponse]]):
-    """As `Stream`, with `async for`, `async with` and `await stream.result()`."""
+class AsyncClient(AsynchronousClient):
+    """A connection to a Rhapsode server, for asyncio. Create it while the event loop runs that will use it.
 
-    def __aiter__(self) -> AsyncIterator[Delta]:
-        return self
+    `address` is `host:port`, `timeout` how many seconds a call may take unless it names its own (None: no limit),
+    `retries` how often a call that the server could not take is tried again, 0 to 4. `CredentialOptions` lists what
+    there is for a server that asks who calls. What is None is that of the environment (RHAPSODE_ADDRESS,
+    RHAPSODE_TIMEOUT and so on), else of the TOML file `config`, else the default; settings that cannot be used are a
+    ValueError. Every call raises `RhapsodeError`.
 
-    async def __anext__(self) -> Delta:
-        while (event := await self._read()) is not None:
-            if (delta := self._take(event)) is not None:
-                return delta
-        self._finished()
-        raise StopAsyncIteration
+    `trace` is the W3C `traceparent` that a call is part of; empty: that of OpenTelemetry's present span, if any.
+    """
 
-    async def result(self) -> Completion:
-        """The whole completion. Reads the stream to its end first."""
-        async for _ in self:
-            pass
-        return self._finished()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.cancel()
-
-    async def _read(self) -> GenerateStreamResponse | None:
-        with _typed_errors():
-            event = await self._call.read()
-        return event if isinstance(event, GenerateStreamResponse) else None
-
-
-class AsyncClient:
-    """As `Client`, for asyncio. Create it while the event loop runs that will use it."""
-
-    def __init__(self, address: str | None = None, *, timeout: float | None = None) -> None:
-        self._connection = Connection.resolve(address, timeout)
-        self._channel = grpc.aio.insecure_channel(self.address, CHANNEL_OPTIONS)
-        self._streams: WeakSet[AsyncStream] = WeakSet()
-
-    @property
-    def address(self) -> str:
-        """Where the server is."""
-        return self._connection.address
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        config: ConfigPath = None,
+        **credentials: Unpack[CredentialOptions],
+    ) -> None:
+        super().__init__(Connection.resolve(address, timeout, retries, config, credentials))
 
     async def generate(
-        self, prompt: str | Sequence[int], *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+        self, prompt: Prompt, *, timeout: float | None = None, trace: str = "", **options: Unpack[GenerateOptions]
     ) -> Completion:
-        """As `Client.generate`."""
-        return await self._call(methods.GENERATE, generate_request(prompt, **options), timeout)
+        """One whole completion of `prompt`: a text, token ids or a conversation. See `GenerateOptions`."""
+        request = requests.generate_request(prompt, **options)
+        return await self._call(methods.GENERATE, request, timeout, trace)
 
     def stream(
-        self, prompt: str | Sequence[int], *, timeout: float | None = None, **options: Unpack[GenerateOptions]
+        self, prompt: Prompt, *, timeout: float | None = None, trace: str = "", **options: Unpack[GenerateOptions]
     ) -> AsyncStream:
-        """As `Client.stream`. Use it in an `async with` block."""
-        request = generate_request(prompt, **options)
-        call = self._channel.unary_stream(methods.STREAM_PATH, methods.serialized, GenerateStreamResponse.FromString)
-        stream = AsyncStream(call(request, timeout=self._connection.timeout_of(timeout)))
-        self._streams.add(stream)
-        return stream
+        """As `generate`, with the text as it is produced. Use it in `async with`."""
+        request = requests.generate_request(prompt, **options)
+        return AsyncStream(self._open(methods.GENERATE_STREAM, request, timeout, trace))
+
+    def generate_batch(
+        self,
+        items: Sequence[BatchItem],
+        *,
+        seed: int | None = None,
+        request_id: str = "",
+        timeout: float | None = None,
+        trace: str = "",
+    ) -> AsyncBatch:
+        """All completions of many requests in one call, as they finish. Those that fail do so alone.
+
+        Completions whose item sets no seed use `seed` plus their place among all completions of the call.
+        """
+        request = requests.batch_request(items, seed=seed, request_id=request_id)
+        return AsyncBatch(self._open(methods.GENERATE_BATCH, request, timeout, trace))
+
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = 8,
+        return_errors: Literal[False] = False,
+        timeout: float | None = None,
+        trace: str = "",
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncGenerator[Completion, None]: ...
+
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = 8,
+        return_errors: Literal[True],
+        timeout: float | None = None,
+        trace: str = "",
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncGenerator[Completion | RhapsodeError, None]: ...
+
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        concurrency: int = 8,
+        return_errors: bool = False,
+        timeout: float | None = None,
+        trace: str = "",
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncGenerator[Completion | RhapsodeError, None]:
+        """A call for each of `prompts`, `concurrency` at a time; results in their order. Prompts are read as needed.
+
+        The first failure is raised and ends the others, unless `return_errors` puts it in the place of its completion.
+        `timeout` is that of each call. Closing the generator cancels the calls under way.
+        """
+
+        def begin(prompt: Prompt) -> AsyncOutcome[Completion]:
+            return self._begin(methods.GENERATE, requests.generate_request(prompt, **options), timeout, trace)
+
+        return in_order(begin, prompts, concurrency, return_errors)
+
+    async def score(
+        self,
+        text: str | Sequence[int],
+        *,
+        model: str = "",
+        version: int | None = None,
+        alias: str | None = None,
+        as_document: bool = False,
+        overlap: int | None = None,
+        top_logprobs: int = 0,
+        request_id: str = "",
+        timeout: float | None = None,
+        trace: str = "",
+    ) -> Score:
+        """How likely the model finds `text`, a text or token ids, token by token.
+
+        `as_document` puts the end-of-sequence token before and after it, as in training. `overlap` is how many tokens
+        of context a token of a long text sees at least, None: half of the model's context. `top_logprobs` of the
+        likeliest tokens in each place are returned too.
+        """
+        request = requests.score_request(
+            text,
+            model=model,
+            version=version,
+            alias=alias,
+            as_document=as_document,
+            overlap=overlap,
+            top_logprobs=top_logprobs,
+            request_id=request_id,
+        )
+        return await self._call(methods.SCORE, request, timeout, trace)
 
     async def tokenize(
         self,
@@ -93,8 +158,8 @@ class AsyncClient:
         alias: str | None = None,
         timeout: float | None = None,
     ) -> list[Token]:
-        """As `Client.tokenize`."""
-        request = tokenize_request(text, model=model, version=version, alias=alias)
+        """The tokens that the model sees for `text`."""
+        request = requests.tokenize_request(text, model=model, version=version, alias=alias)
         return await self._call(methods.TOKENIZE, request, timeout)
 
     async def detokenize(
@@ -107,53 +172,20 @@ class AsyncClient:
         skip_special_tokens: bool | None = None,
         timeout: float | None = None,
     ) -> str:
-        """As `Client.detokenize`."""
-        request = detokenize_request(
+        """The text of token ids."""
+        request = requests.detokenize_request(
             ids, model=model, version=version, alias=alias, skip_special_tokens=skip_special_tokens
         )
         return await self._call(methods.DETOKENIZE, request, timeout)
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
-        """As `Client.models`."""
+        """Every model that the server knows, sorted by name."""
         return await self._call(methods.LIST_MODELS, ListModelsRequest(), timeout)
 
     async def model(self, name: str = "", *, timeout: float | None = None) -> Model:
-        """As `Client.model`."""
+        """One model. Empty: the only one served, else the server's default model."""
         return await self._call(methods.GET_MODEL, GetModelRequest(model=name), timeout)
 
     async def health(self, service: str = "", *, timeout: float | None = None) -> str:
-        """As `Client.health`."""
+        """`SERVING` or `NOT_SERVING`, of the server or of one of its services such as `model/poems`."""
         return await self._call(methods.HEALTH, HealthCheckRequest(service=service), timeout)
-
-    async def close(self) -> None:
-        """Close the connection and cancel what is under way."""
-        # Closing a channel of grpc.aio ends only the streams that some task is reading at the moment.
-        for stream in self._streams:
-            stream.cancel()
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _call(self, method: Method[ResponseT, ResultT], request: Message, timeout: float | None) -> ResultT:
-        call = self._channel.unary_unary(method.path, methods.serialized, method.response.FromString)
-        with _typed_errors():
-            response = await call(request, timeout=self._connection.timeout_of(timeout))
-        return method.result(response)
-
-
-@contextmanager
-def _typed_errors() -> Iterator[None]:
-    try:
-        yield
-    except grpc.RpcError as failure:
-        raise error_from(failure) from failure
-    except asyncio.CancelledError:
-        # grpc.aio raises this both when the task is cancelled and when only the call was.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise Cancelled("the call was cancelled by this client") from None

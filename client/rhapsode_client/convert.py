@@ -1,12 +1,14 @@
 """Response messages -> results."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from google.protobuf.duration_pb2 import Duration
 from rhapsode.v1 import generation_pb2, models_pb2
 
 from rhapsode_client.results import (
+    BatchResult,
+    Candidate,
     Completion,
     Delta,
     Evaluation,
@@ -15,12 +17,15 @@ from rhapsode_client.results import (
     Model,
     ModelVersion,
     Sampling,
+    Score,
     Started,
     Timings,
     Token,
+    TokenLogprob,
     Usage,
     VersionState,
 )
+from rhapsode_client.statuses import error_of
 
 FINISH_REASONS: Mapping[int, FinishReason] = {
     number: FinishReason(name.removeprefix("FINISH_REASON_").lower())
@@ -47,6 +52,25 @@ def completion(message: generation_pb2.GenerateResponse) -> Completion:
         timings=_timings(message.timings),
         sampling=_sampling(message.sampling),
         request_id=message.request_id,
+        logprobs=_logprobs(message.logprobs),
+        prompt_logprobs=_logprobs(message.prompt_logprobs),
+    )
+
+
+def batch_result(message: generation_pb2.GenerateBatchResponse) -> BatchResult:
+    result = completion(message.response) if message.HasField("response") else error_of(message.error)
+    return BatchResult(item=message.item, completion=message.completion, result=result)
+
+
+def score(message: generation_pb2.ScoreResponse) -> Score:
+    return Score(
+        tokens=_logprobs(message.tokens),
+        sum_logprob=message.sum_logprob,
+        perplexity=message.perplexity if message.HasField("perplexity") else None,
+        model=message.model,
+        version=message.version,
+        timings=_timings(message.timings),
+        request_id=message.request_id,
     )
 
 
@@ -62,7 +86,12 @@ def started(message: generation_pb2.Started) -> Started:
 
 
 def delta(message: generation_pb2.Delta) -> Delta:
-    return Delta(text=message.text, token_ids=tuple(message.token_ids))
+    return Delta(
+        text=message.text,
+        token_ids=tuple(message.token_ids),
+        logprobs=_logprobs(message.logprobs),
+        prompt_logprobs=_logprobs(message.prompt_logprobs),
+    )
 
 
 def tokens(message: generation_pb2.TokenizeResponse) -> list[Token]:
@@ -118,6 +147,23 @@ def _limits(message: models_pb2.Limits) -> Limits:
         max_sequences=message.max_sequences,
         max_queued_requests=message.max_queued_requests,
     )
+
+
+def _logprobs(messages: Iterable[generation_pb2.TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(
+            token_id=each.token_id,
+            logprob=each.logprob if each.HasField("logprob") else None,
+            rank=each.rank,
+            text=each.text,
+            candidates=tuple(map(_candidate, each.candidates)),
+        )
+        for each in messages
+    )
+
+
+def _candidate(message: generation_pb2.Candidate) -> Candidate:
+    return Candidate(token_id=message.token_id, logprob=message.logprob, text=message.text)
 
 
 def _matched_stop(message: generation_pb2.MatchedStop) -> str | int | None:

@@ -8,7 +8,10 @@ from google.protobuf.message import Message
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from rhapsode.v1.generation_pb2 import (
     DetokenizeResponse,
+    GenerateBatchResponse,
     GenerateResponse,
+    GenerateStreamResponse,
+    ScoreResponse,
     TokenizeResponse,
 )
 from rhapsode.v1.models_pb2 import GetModelResponse, ListModelsResponse
@@ -28,6 +31,14 @@ class Method(Generic[ResponseT, ResultT]):
     result: Callable[[ResponseT], ResultT]
 
 
+@dataclass(frozen=True, slots=True)
+class StreamMethod(Generic[ResponseT]):
+    """A call with many responses."""
+
+    path: str
+    response: type[ResponseT]
+
+
 def serialized(request: Message) -> bytes:
     """A request as it goes on the wire."""
     return request.SerializeToString()
@@ -41,10 +52,12 @@ _GENERATION = "/rhapsode.v1.GenerationService"
 _MODELS = "/rhapsode.v1.ModelService"
 
 GENERATE = Method(f"{_GENERATION}/Generate", GenerateResponse, convert.completion)
+SCORE = Method(f"{_GENERATION}/Score", ScoreResponse, convert.score)
 TOKENIZE = Method(f"{_GENERATION}/Tokenize", TokenizeResponse, convert.tokens)
 DETOKENIZE = Method(f"{_GENERATION}/Detokenize", DetokenizeResponse, convert.text)
 LIST_MODELS = Method(f"{_MODELS}/ListModels", ListModelsResponse, convert.models)
 GET_MODEL = Method(f"{_MODELS}/GetModel", GetModelResponse, convert.model)
 HEALTH = Method("/grpc.health.v1.Health/Check", HealthCheckResponse, _health)
 
-STREAM_PATH = f"{_GENERATION}/GenerateStream"
+GENERATE_STREAM = StreamMethod(f"{_GENERATION}/GenerateStream", GenerateStreamResponse)
+GENERATE_BATCH = StreamMethod(f"{_GENERATION}/GenerateBatch", GenerateBatchResponse)

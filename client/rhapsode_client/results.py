@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rhapsode_client.errors import RhapsodeError
+
 
 class FinishReason(StrEnum):
     """Why a completion ended."""
@@ -80,12 +82,42 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A token that might have stood in a place."""
+
+    token_id: int
+    logprob: float
+    """Natural."""
+    text: bytes
+    """What it adds to a text, in UTF-8: perhaps part of a character."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """How likely the model found a token in its place: at temperature 1, before any sampling parameter."""
+
+    token_id: int
+    logprob: float | None
+    """Natural; None for the first token of a prompt, which nothing predicts."""
+    rank: int
+    """How many tokens are at least as likely: 1 is the likeliest. 0 where `logprob` is None."""
+    text: bytes
+    """What it adds to a text, in UTF-8: perhaps part of a character."""
+    candidates: tuple[Candidate, ...] = ()
+    """The likeliest tokens of the place, likeliest first, if asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """Newly produced text; `str(delta)` is its text."""
 
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = ()
     """The ids generated since the last delta, if asked for. Text may trail them."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Those of the tokens generated since the last delta, if asked for."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Those of the prompt, if asked for: in the first deltas."""
 
     def __str__(self) -> str:
         return self.text
@@ -110,9 +142,40 @@ class Completion:
     timings: Timings
     sampling: Sampling
     request_id: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the generated tokens, if asked for, the stop token included."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the prompt's tokens, if asked for."""
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchResult:
+    """One completion of a batch, or why there is none."""
+
+    item: int
+    """The index of the item, from 0."""
+    completion: int
+    """The index of the completion within its item, from 0."""
+    result: Completion | RhapsodeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How likely the model finds a text."""
+
+    tokens: tuple[TokenLogprob, ...]
+    """In order; the first has no log-probability."""
+    sum_logprob: float
+    """Natural."""
+    perplexity: float | None
+    """Of the tokens that have a log-probability; None if none has."""
+    model: str
+    version: int
+    timings: Timings
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from rhapsode.v1 import generation_pb2
 
 from rhapsode_client import errors
 
@@ -31,6 +32,8 @@ ERRORS: Mapping[grpc.StatusCode, type[errors.RhapsodeError]] = {
 }
 """Every status that is an error."""
 
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in ERRORS}
+
 MessageT = TypeVar("MessageT", bound=Message)
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -39,8 +42,20 @@ def error_from(failure: grpc.RpcError) -> errors.RhapsodeError:
     """The typed error of a failed call."""
     metadata = tuple(cast(Metadata, failure.trailing_metadata() or ()))
     status = _status(metadata)
-    error = ERRORS[failure.code()](failure.details() or failure.code().name)
-    error.request_id = _detail(status, RequestInfo()).request_id or _request_id(metadata)
+    error = _typed(failure.code(), failure.details(), status)
+    error.request_id = error.request_id or _request_id(metadata)
+    return error
+
+
+def error_of(status: generation_pb2.Status) -> errors.RhapsodeError:
+    """The typed error of one item of a batch."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return _typed(code, status.message, Status.FromString(status.SerializeToString()))
+
+
+def _typed(code: grpc.StatusCode, message: str | None, status: Status) -> errors.RhapsodeError:
+    error = ERRORS[code](message or code.name)
+    error.request_id = _detail(status, RequestInfo()).request_id
     if isinstance(error, errors.InvalidRequest):
         error.violations = _violations(_detail(status, BadRequest()))
     if isinstance(error, errors.Retryable):

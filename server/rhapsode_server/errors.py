@@ -7,9 +7,12 @@
     |   |-- VersionNotFound         no such version
     |   `-- AliasNotFound           no such alias
     |-- NotPossible                 an operator's action is not possible now                FAILED_PRECONDITION
+    |-- Unauthenticated             the caller does not prove who it is                     UNAUTHENTICATED
+    |-- PermissionDenied            the caller may not do this                              PERMISSION_DENIED
     |-- NotFiniteLogits             the model computes nothing usable for this prompt       INTERNAL
     |-- DeadlinePassed              the call's deadline came first                          DEADLINE_EXCEEDED
     `-- TryAgain                    the same request may succeed after `retry_after`
+        |-- LimitReached            the caller's own limit, of calls in a time or at a time RESOURCE_EXHAUSTED
         |-- Overloaded              a queue is full                                         RESOURCE_EXHAUSTED
         |   `-- DeadlineUnreachable the predicted wait exceeds the deadline
         `-- Unavailable             not served now                                          UNAVAILABLE
@@ -20,11 +23,17 @@
             `-- WorkerLost          the engine process ended while the request ran
 
 Anything else that reaches the wire is a bug: INTERNAL, a fixed text and the request id.
+
+Beside it stands CannotStart: what ends the server before it serves, with exit code 2.
 """
 # ruff: noqa: N818 - the names say what happened
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+class CannotStart(Exception):
+    """The server cannot do what its settings ask; the text says which setting, why and what to do."""
 
 
 class ServingError(Exception):
@@ -73,6 +82,14 @@ class NotPossible(ServingError):
     """What an operator asked for is not possible now; the text says why."""
 
 
+class Unauthenticated(ServingError):
+    """The caller does not prove who it is."""
+
+
+class PermissionDenied(ServingError):
+    """The caller is known and may not do this."""
+
+
 class NotFiniteLogits(ServingError):
     """The model computed NaN or infinities for this prompt; a retry would do so again."""
 
@@ -87,6 +104,10 @@ class TryAgain(ServingError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class LimitReached(TryAgain):
+    """The caller has had what its token allows, for now; others may go on."""
 
 
 class Overloaded(TryAgain):

@@ -46,6 +46,23 @@ def read_seconds(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def read_optional_seconds(text: str) -> float | None:
+    """None: `off`."""
+    return None if text == "off" else read_seconds(text)
+
+
+def read_optional_file(text: str) -> Path | None:
+    """None: an empty text."""
+    return Path(text) if text else None
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",")) if text else ()
+    if not all(names):
+        raise ValueError(f"{text!r} has an empty name; write them such as a,b")
+    return names
+
+
 def read_directory(text: str) -> Path:
     # Path would take an empty text for the working directory.
     if not text.strip():
@@ -106,6 +123,11 @@ def check_address(value: str) -> None:
     match = _ADDRESS.fullmatch(value)
     if not match or int(match[1] or 0) > 65535:
         raise ValueError(f"{value!r} is not an address; write HOST:PORT, such as 127.0.0.1:50051, or unix:PATH")
+
+
+def check_endpoint(value: str) -> None:
+    if value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+        raise ValueError(f"{value!r} is not a URL; write it such as http://127.0.0.1:4317")
 
 
 def check_optional_address(value: str | None) -> None:

@@ -25,6 +25,12 @@ GRPC = ("grpc", "grpc_health", "grpc_reflection", "google")
 TORCH = ("torch", "transformers", "accelerate", "safetensors.torch")
 
 RULES = {
+    "OpenTelemetry only in its module": Rule(
+        of=(CONTRACT, CLIENT, SERVER, TRAINER), unless=(f"{RPC}.tracing",), never=("opentelemetry",)
+    ),
+    "aiohttp only in the endpoint over HTTP": Rule(
+        of=(CONTRACT, SERVER, TRAINER), unless=(f"{RPC}.openai",), never=("aiohttp",)
+    ),
     "the disk contract stands on the standard library": Rule(
         of=(f"{CONTRACT}.model_directory",), only=(STDLIB, f"{CONTRACT}.model_directory")
     ),
@@ -63,6 +69,8 @@ WITHOUT_TORCH = (
 )
 
 VIOLATIONS = [
+    ("OpenTelemetry only in its module", f"{RPC}.call", "from opentelemetry import trace"),
+    ("aiohttp only in the endpoint over HTTP", f"{RPC}.server", "from aiohttp import web"),
     ("the disk contract stands on the standard library", f"{CONTRACT}.model_directory.files", "import yaml"),
     ("the disk contract stands on the standard library", f"{CONTRACT}.model_directory.files", "import rhapsode.v1"),
     ("text steps stand on the standard library and ftfy", f"{CONTRACT}.postprocess.steps", "import regex"),

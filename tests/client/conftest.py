@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +57,10 @@ class FakeServer:
     """Plays the script of each call: sends messages, waits for events (until the call ends), fails."""
 
     scripts: dict[str, Sequence[Step]] = field(default_factory=dict)
+    refusals: list[Failure] = field(default_factory=list)
+    """How the next calls end instead, one each."""
     requests: list[Message] = field(default_factory=list)
+    metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     time_left: list[float | None] = field(default_factory=list)
     arrived: threading.Event = field(default_factory=threading.Event)
     """Set when a call has come."""
@@ -66,8 +70,11 @@ class FakeServer:
 
     def play(self, method: str, request: Message, context: grpc.ServicerContext) -> Iterator[Message]:
         self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         self.time_left.append(context.time_remaining())
         self.arrived.set()
+        if self.refusals:
+            self.refusals.pop(0).abort(context)
         script, played = self.scripts[method], threading.Event()
         context.add_callback(lambda: self._ended(script, played))
         for step in script:
@@ -98,7 +105,8 @@ class FakeServer:
 def _serve(fake: FakeServer, executor: ThreadPoolExecutor) -> grpc.Server:
     generation = generation_pb2_grpc.GenerationServiceServicer()
     generation.GenerateStream = lambda request, context: fake.play("GenerateStream", request, context)
-    for method in ("Generate", "Tokenize", "Detokenize"):
+    generation.GenerateBatch = lambda request, context: fake.play("GenerateBatch", request, context)
+    for method in ("Generate", "Score", "Tokenize", "Detokenize"):
         setattr(generation, method, fake.unary(method))
     models = models_pb2_grpc.ModelServiceServicer()
     models.ListModels, models.GetModel = fake.unary("ListModels"), fake.unary("GetModel")
@@ -121,11 +129,25 @@ def _serve(fake: FakeServer, executor: ThreadPoolExecutor) -> grpc.Server:
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RHAPSODE_ADDRESS", raising=False)
     monkeypatch.delenv("RHAPSODE_ADMIN_ADDRESS", raising=False)
+    monkeypatch.delenv("RHAPSODE_TIMEOUT", raising=False)
 
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     """A server that streams and returns `Sea, sea!` and knows one model."""
+    with _running() as fake:
+        yield fake
+
+
+@pytest.fixture
+def another_server() -> Iterator[FakeServer]:
+    """The same on another port."""
+    with _running() as fake:
+        yield fake
+
+
+@contextmanager
+def _running() -> Iterator[FakeServer]:
     fake = FakeServer(
         scripts={
             "Generate": [whole_completion()],
@@ -162,7 +184,7 @@ class Awaitable:
         attribute = getattr(self._blocking, name)
         if name in ("address", "started", "cancel"):
             return attribute
-        if name == "stream":
+        if name in ("stream", "generate_batch", "generate_many"):
             return lambda *args, **options: Awaitable(attribute(*args, **options))
         return lambda *args, **options: asyncio.to_thread(attribute, *args, **options)
 
@@ -281,6 +303,7 @@ def server_status() -> admin_pb2.GetStatusResponse:
         open_calls=3,
         standby_ready=True,
         models=[model_status()],
+        not_ready_because="the server is drained",
     )
 
 

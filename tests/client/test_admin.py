@@ -33,6 +33,7 @@ def test_the_status_has_all_of_it(admin):
     status = admin.status()
     assert (status.server, status.release, status.started_at.year) == ("node-7-50051", "0.1.0", 2023)
     assert (status.draining, status.open_calls, status.standby_ready) == (True, 3, True)
+    assert status.not_ready_because == "the server is drained"
     [poems] = status.models
     assert poems.model.name == "poems"
     assert poems.traffic_source is TrafficSource.OVERRIDE

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import time
+from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2
@@ -67,6 +69,19 @@ POEMS = Model(
     ),
     traffic={1: 30, 2: 90},
 )
+
+
+async def test_calls_go_to_all_addresses_of_a_name_in_turn(connect: Any, server: Any, another_server: Any) -> None:
+    servers = (server, another_server)
+    async with connect(f"ipv4:{server.address},{another_server.address}") as client:
+        # The second connection may be there a moment after the first.
+        deadline = time.monotonic() + 10
+        while not all(each.requests for each in servers) and time.monotonic() < deadline:
+            await client.generate("The moon")
+        before = [len(each.requests) for each in servers]
+        for _ in range(6):
+            await client.generate("The moon")
+    assert [len(each.requests) - count for each, count in zip(servers, before, strict=True)] == [3, 3]
 
 
 async def test_generate_returns_the_whole_completion(client, server):

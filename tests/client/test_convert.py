@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rhapsode.v1 import generation_pb2 as pb
 from rhapsode.v1 import models_pb2
 from rhapsode_client import FinishReason, VersionState, convert
-from rhapsode_client.streaming import BaseStream
+from rhapsode_client.streaming import Gathered
 
 
 def test_the_enums_are_those_of_the_wire():
@@ -52,21 +52,16 @@ def test_a_float_as_people_write_it_comes_back_as_written(value):
     assert sampling.temperature == value
 
 
-class Ended:
-    def cancel(self) -> bool:
-        return False
-
-
 @given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.lists(st.integers(0, 2**32 - 1)))))
 def test_the_deltas_of_a_stream_make_up_the_unary_answer(deltas):
     who = {"request_id": "r", "model": "m", "version": 1, "seed": 2, "sampling": {"top_k": 3}}
     end = {"finish_reason": pb.FINISH_REASON_EOS, "matched_stop": {"token_id": 0}, "usage": {"completion_tokens": 9}}
-    stream = BaseStream(Ended())
-    stream._take(pb.GenerateStreamResponse(started=pb.Started(**who)))
+    gathered = Gathered()
+    gathered.take(pb.GenerateStreamResponse(started=pb.Started(**who)))
     for text, ids in deltas:
-        stream._take(pb.GenerateStreamResponse(delta=pb.Delta(text=text, token_ids=ids)))
-    stream._take(pb.GenerateStreamResponse(finished=pb.Finished(**end)))
+        gathered.take(pb.GenerateStreamResponse(delta=pb.Delta(text=text, token_ids=ids)))
+    gathered.take(pb.GenerateStreamResponse(finished=pb.Finished(**end)))
     texts, ids = [text for text, _ in deltas], [each for _, ids in deltas for each in ids]
-    assert stream._finished() == convert.completion(
+    assert gathered.completion() == convert.completion(
         pb.GenerateResponse(text="".join(texts), token_ids=ids, **who, **end)
     )

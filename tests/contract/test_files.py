@@ -34,10 +34,31 @@ def test_replace_file_syncs_the_content_before_the_name(tmp_path: Path, log: lis
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "new")]
 
 
-def test_read_file_reads_what_write_file_wrote_also_through_a_link(tmp_path: Path) -> None:
+def test_read_file_reads_what_write_file_wrote(tmp_path: Path) -> None:
     files.write_file(tmp_path / "a.json", b"abc" * 1000)
+    assert files.read_file(tmp_path / "a.json") == files.read_file(tmp_path / "a.json", limit=None) == b"abc" * 1000
+
+
+def test_links_are_followed_only_on_demand(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"abc")
     (tmp_path / "link").symlink_to("a.json")
-    assert files.read_file(tmp_path / "link") == files.read_file(tmp_path / "a.json", limit=None) == b"abc" * 1000
+    assert files.read_file(tmp_path / "link", follow_links=True) == b"abc"
+    with pytest.raises(ValueError, match="symbolic link"):
+        files.read_file(tmp_path / "link")
+    for write in (files.write_file, files.append_line):
+        with pytest.raises(OSError, match="symbolic links"):
+            write(tmp_path / "link", b"x")
+    with pytest.raises(OSError, match="symbolic links"), files.locked(tmp_path / "link", wait=0):
+        pass
+    assert (tmp_path / "a.json").read_bytes() == b"abc"
+
+
+def test_a_file_is_not_replaced_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"abc")
+    (tmp_path / "a.json.tmp").symlink_to("victim")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.replace_file(tmp_path / "a.json", b"x")
+    assert (tmp_path / "victim").read_bytes() == b"abc"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])

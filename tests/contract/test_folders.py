@@ -9,6 +9,7 @@ from rhapsode_contract.model_directory import (
     CorruptFile,
     Lease,
     LeaseLost,
+    LinkedModel,
     ModelDirectory,
     ModelDirectoryError,
     ModelFolder,
@@ -36,12 +37,32 @@ def test_links_that_lead_nowhere_or_in_circles_hold_no_models(tmp_path: Path) ->
     (tmp_path / "a/1").mkdir(parents=True)
     (tmp_path / "a/1/MANIFEST.json").touch()
     (tmp_path / "a/2").symlink_to("2")
-    (tmp_path / "a/aliases.json").symlink_to("/nowhere/aliases.json")
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "gone").symlink_to("/nowhere")
     directory = ModelDirectory(tmp_path)
     assert directory.models() == ["a"]
     assert (directory.model("a").versions(), directory.model("a").aliases()) == ([1], {})
+
+
+def test_no_link_below_the_directory_is_followed(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    (root / "a/1").mkdir(parents=True)
+    (root / "a/1/MANIFEST.json").touch()
+    (tmp_path / "elsewhere.json").write_text('{"champion": 1}')
+    (root / "a/aliases.json").symlink_to(tmp_path / "elsewhere.json")
+    (root / "a/traffic.json").symlink_to("/nowhere")
+    (root / "a/2").symlink_to("1")
+    (root / "b").symlink_to("a")
+    (tmp_path / "root").symlink_to("models")
+    directory = ModelDirectory(tmp_path / "root")
+    assert directory.models() == ["a", "b"], "b is there: whoever opens it learns why it cannot be"
+    with pytest.raises(LinkedModel, match=r"root/b: a symbolic link, which is not followed"):
+        directory.model("b")
+    folder = directory.model("a")
+    assert folder.versions() == [1]
+    for read in (folder.aliases, folder.traffic):
+        with pytest.raises(CorruptFile, match="symbolic link"):
+            read()
 
 
 def test_a_model_that_cannot_be_looked_at_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

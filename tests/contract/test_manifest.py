@@ -191,6 +191,8 @@ def test_a_garbage_manifest(version: Path, garbage: bytes) -> None:
         ("files", {"../config.json": {"sha256": "0" * 64, "size": 2}}),
         ("files", {"/etc/passwd": {"sha256": "0" * 64, "size": 2}}),
         ("files", {"a//b.json": {"sha256": "0" * 64, "size": 2}}),
+        ("files", {"model.pkl": {"sha256": "0" * 64, "size": 2}}),
+        ("files", {"modeling.py": {"sha256": "0" * 64, "size": 2}}),
         ("files", {"a.json": {"sha256": "0" * 63, "size": 2}}),
         ("files", {"a.json": {"sha256": "0" * 64, "size": -1}}),
         ("files", {"a.json": {"sha256": "0" * 64}}),
@@ -215,6 +217,38 @@ def test_a_truncated_manifest_is_refused_wherever_it_ends(version: Path) -> None
 def test_seal_refuses_what_has_no_place_in_a_version(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         sealed(tmp_path, {**FILES, name: b""})
+
+
+OUTWARD = {
+    "model.safetensors.index.json": [
+        '{"weight_map": {"a": "../2/model.safetensors"}}',
+        '{"weight_map": {"a": "/model.safetensors"}}',
+        '{"weight_map": {"a": ".."}}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": ["a"]}',
+        "{}",
+        "[" * 100_000,
+    ],
+    "adapter_config.json": ["{}"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in OUTWARD.items() for text in texts])
+def test_what_leads_out_of_a_version_is_neither_sealed_nor_verified(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}' cannot be published"):
+        sealed(tmp_path, {**FILES, name: text.encode()})
+    (tmp_path / name).write_text('{"weight_map": {"a": "model.safetensors"}}')
+    (tmp_path / name).rename(tmp_path / "b.index.json")
+    document = seal(tmp_path, dtype="float32", parameter_count=7)
+    assert verify_version(tmp_path) == document
+    (tmp_path / "b.index.json").rename(tmp_path / name)
+    (tmp_path / name).write_text(text)
+    manifest = json.loads((tmp_path / "MANIFEST.json").read_text())
+    manifest["files"][name] = manifest["files"].pop("b.index.json")
+    del manifest["checksum"]  # as whoever smuggles it in would
+    (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest))
+    error = refused(tmp_path)
+    assert (error.reason, error.file) == ("foreign_file", name)
 
 
 def test_seal_refuses_links_and_empty_folders(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ async def record_stream(client: AsyncClient, model: str, prompt: list[int], max_
     return record
 
 
-@pytest.mark.parametrize("model", ["gpt2", "llama"])
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 async def test_64_staggered_streams_equal_generate_and_run_together(
     serving: Serving, client: AsyncClient, model: str
 ) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from rhapsode_server.engine.build import build_engine
+from rhapsode_server.engine.kernels.int8 import int8_kernel
 from rhapsode_server.engine.options import EngineOptions
-from rhapsode_server.engine.quantize import Int8Linear
+from rhapsode_server.engine.quantize import Int8Linear, Int8PanelLinear
 from rhapsode_server.engine.refusal import ModelRefused
 from rhapsode_server.models.files import read_files
 from safetensors.torch import load_file, save_file
@@ -113,6 +114,9 @@ def test_the_weights_of_another_fine_tune_are_refused(versions: Sequence[Path], 
         build(version, precision)
 
 
+INT8_LAYER = Int8PanelLinear if int8_kernel() else Int8Linear
+
+
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_int8_scales_that_are_off_are_refused_in_whatever_layer(
     version: Path, factor: float, monkeypatch: pytest.MonkeyPatch
@@ -121,34 +125,34 @@ def test_int8_scales_that_are_off_are_refused_in_whatever_layer(
     assert num_layers > 10
     for layer in range(num_layers):
         spoil_scales(monkeypatch, layer, factor)
-        with pytest.raises(ModelRefused, match=r"^canary_off: Int8Linear for [\w.]+ is off by "):
+        with pytest.raises(ModelRefused, match=rf"^canary_off: {INT8_LAYER.__name__} for [\w.]+ is off by "):
             build(version, "int8")
         monkeypatch.undo()
 
 
 def count_linear_layers(version: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    made: list[Int8Linear] = []
-    init = Int8Linear.__init__
+    made: list[Any] = []
+    init = INT8_LAYER.__init__
 
-    def counted(self: Int8Linear, *tensors: Any) -> None:
+    def counted(self: Any, *tensors: Any) -> None:
         init(self, *tensors)
         made.append(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Int8Linear, "__init__", counted)
+        patch.setattr(INT8_LAYER, "__init__", counted)
         build(version, "int8")
     return len(made)
 
 
 def spoil_scales(monkeypatch: pytest.MonkeyPatch, layer: int, factor: float) -> None:
-    init, numbers = Int8Linear.__init__, iter(range(1000))
+    init, numbers = INT8_LAYER.__init__, iter(range(1000))
 
-    def spoiled(self: Int8Linear, *tensors: Any) -> None:
+    def spoiled(self: Any, *tensors: Any) -> None:
         init(self, *tensors)
         if next(numbers) == layer:
             self.scales_O *= factor
 
-    monkeypatch.setattr(Int8Linear, "__init__", spoiled)
+    monkeypatch.setattr(INT8_LAYER, "__init__", spoiled)
 
 
 @pytest.mark.parametrize("at", [0, 5, 20, -2])

@@ -70,7 +70,7 @@ async def until_well_again(operator: Operator, lost: int) -> None:
 async def test_a_worker_that_hangs_is_taken_for_dead(operator: Operator, client: AsyncClient) -> None:
     for number in range(1, TIMES + 1):
         streams = await open_streams(client, 4)
-        lost = operator.worker_of(1)
+        lost, num_lines = operator.worker_of(1), len(operator.server.log)
         os.kill(lost, signal.SIGSTOP)
         stopped_at = time.monotonic()
         ends = await asyncio.gather(*streams, return_exceptions=True)
@@ -80,6 +80,9 @@ async def test_a_worker_that_hangs_is_taken_for_dead(operator: Operator, client:
         print(f"taken for dead after {seconds:.1f} s")
         await until_well_again(operator, lost)
         assert operator.server.metric("rhapsode_worker_exits_total", model="poems", reason="hung") == number
+        said = "".join(operator.server.log[num_lines:])
+        assert "health: NOT_SERVING: poems 1 is" in said
+        assert "liveness: NOT_SERVING" not in said, "what the server mends by itself is no reason to restart it"
 
 
 async def test_a_worker_without_memory_fails_its_own_streams_and_comes_back(

@@ -53,6 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(server, operator, root, flags, oracles)
 
 
+@pytest.mark.slow
 async def test_a_model_directory_that_goes_away_and_comes_back_is_no_loss(place: Place) -> None:
     server, operator, root = place.server, place.operator, place.root
     away = root.with_name("away")
@@ -77,6 +78,7 @@ async def test_a_model_directory_that_goes_away_and_comes_back_is_no_loss(place:
     assert "Traceback" not in server.output
 
 
+@pytest.mark.slow
 async def test_a_decision_that_cannot_be_stored_is_none_and_one_that_is_survives_a_restart(place: Place) -> None:
     server, operator = place.server, place.operator
     async with Streams(server.address, count=2) as streams:

@@ -8,6 +8,20 @@ import socket
 import grpc
 import pytest
 from support.fuzzing import IS_LONG
+from support.http2 import (
+    CONTINUATION,
+    DATA,
+    GO_AWAY,
+    GREETING,
+    HEADERS,
+    PING,
+    RESET,
+    SETTINGS,
+    WINDOW,
+    call_headers,
+    frame,
+    header,
+)
 
 from .answers import fault
 from .calls import perform
@@ -89,43 +103,25 @@ async def test_methods_that_do_not_exist_are_unimplemented(target: Target, path:
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def header(name: bytes, value: bytes) -> bytes:
-    """A field of a header block, literal and not indexed (RFC 7541, section 6.2.2)."""
-    return bytes([0, len(name)]) + name + bytes([len(value)]) + value
-
-
-DATA, HEADERS, RESET, SETTINGS, PING, GO_AWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b"")
-CALL = b"".join(
-    header(name, value)
-    for name, value in [
-        (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/rhapsode.v1.GenerationService/Generate"),
-        (b":authority", b"here"), (b"te", b"trailers"), (b"content-type", b"application/grpc"),
-    ]
-)  # fmt: skip
+CALL = call_headers(b"/rhapsode.v1.GenerationService/Generate")
 FILLER = b"".join(header(b"x-filler", b"f" * 100) for _ in range(130))
 BROKEN = {
     "another protocol": b"GET / HTTP/1.1\r\nHost: here\r\n\r\n" * 100,
     "noise": os.urandom(MEGABYTE),
-    "noise after the greeting": HELLO + os.urandom(MEGABYTE),
-    "a header without end": HELLO + frame(HEADERS, 0, 1, CALL) + frame(CONTINUATION, 0, 1, FILLER) * 500,
-    "empty continuations": HELLO + frame(HEADERS, 0, 1, CALL) + frame(CONTINUATION, 0, 1, b"") * 100_000,
-    "streams reset at once": HELLO
+    "noise after the greeting": GREETING + os.urandom(MEGABYTE),
+    "a header without end": GREETING + frame(HEADERS, 0, 1, CALL) + frame(CONTINUATION, 0, 1, FILLER) * 500,
+    "empty continuations": GREETING + frame(HEADERS, 0, 1, CALL) + frame(CONTINUATION, 0, 1, b"") * 100_000,
+    "streams reset at once": GREETING
     + b"".join(frame(HEADERS, 4, n, CALL) + frame(RESET, 0, n, bytes(4)) for n in range(1, 20_000, 2)),
-    "a broken message": HELLO + frame(HEADERS, 4, 1, CALL) + frame(DATA, 1, 1, b"\x07\xff\xff\xff\xffabc"),
-    "a compressed message": HELLO + frame(HEADERS, 4, 1, CALL) + frame(DATA, 1, 1, b"\x01\0\0\0\x03abc"),
-    "an odd time limit": HELLO + frame(HEADERS, 4, 1, CALL + header(b"grpc-timeout", b"99999999999H")),
-    "pings": HELLO + frame(PING, 0, 0, bytes(8)) * 50_000,
-    "windows": HELLO + frame(WINDOW, 0, 0, b"\x7f\xff\xff\xff") * 1000,
-    "a huge frame": HELLO + frame(DATA, 0, 1, bytes(2**24 - 1)),
-    "half a frame": HELLO + frame(HEADERS, 4, 1, CALL)[:20],
-    "settings": HELLO + frame(SETTINGS, 0, 0, b"\0\4\x7f\xff\xff\xff" * 1000) * 100,
-    "a farewell": HELLO + frame(GO_AWAY, 0, 0, bytes(8)) + frame(HEADERS, 5, 1, CALL),
+    "a broken message": GREETING + frame(HEADERS, 4, 1, CALL) + frame(DATA, 1, 1, b"\x07\xff\xff\xff\xffabc"),
+    "a compressed message": GREETING + frame(HEADERS, 4, 1, CALL) + frame(DATA, 1, 1, b"\x01\0\0\0\x03abc"),
+    "an odd time limit": GREETING + frame(HEADERS, 4, 1, CALL + header(b"grpc-timeout", b"99999999999H")),
+    "pings": GREETING + frame(PING, 0, 0, bytes(8)) * 50_000,
+    "windows": GREETING + frame(WINDOW, 0, 0, b"\x7f\xff\xff\xff") * 1000,
+    "a huge frame": GREETING + frame(DATA, 0, 1, bytes(2**24 - 1)),
+    "half a frame": GREETING + frame(HEADERS, 4, 1, CALL)[:20],
+    "settings": GREETING + frame(SETTINGS, 0, 0, b"\0\4\x7f\xff\xff\xff" * 1000) * 100,
+    "a farewell": GREETING + frame(GO_AWAY, 0, 0, bytes(8)) + frame(HEADERS, 5, 1, CALL),
 }
 
 

@@ -14,6 +14,7 @@ from rhapsode_server.models.served import (
     GenerationDefaults,
     ModelStatus,
     ServedVersion,
+    Trouble,
     VersionState,
     VersionStatus,
 )
@@ -151,6 +152,7 @@ class FakeModels:
     decided: list[tuple[Any, ...]] = field(default_factory=list)
     """What operators asked for, by the names of ModelAdmin."""
     standby_ready: bool = False
+    trouble: Trouble = field(default_factory=Trouble)
     known: list[ModelStatus] = field(default_factory=lambda: [status_of("poems", VersionState.SERVING, limits=LIMITS)])
     served: ServedVersion = field(init=False)
     stopped: bool = False

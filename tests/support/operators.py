@@ -13,7 +13,7 @@ from rhapsode.v1.models_pb2_grpc import ModelServiceStub
 
 from support.servers import ServerProcess
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds after which what a test waits for counts as lost."""
 
 POLL = 0.02

@@ -21,6 +21,10 @@ def num_descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def num_threads(pid: int) -> int:
+    return int(_field(pid, "Threads"))
+
+
 def resident_mib(pid: int) -> float:
     return int(_field(pid, "VmRSS").split()[0]) / 1024
 

@@ -56,6 +56,13 @@ class ServerProcess:
             found = self._news.wait_for(lambda: any(text in line for line in self.log[after:]), START_SECONDS)
             assert found, f"{text!r} is not logged:\n{self.output}"
 
+    def take_log(self) -> list[str]:
+        """What it has said since it was asked last; forgotten with that."""
+        with self._news:
+            lines = self.log[:]
+            self.log.clear()
+        return lines
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry `labels`."""
         with urllib.request.urlopen(self.metrics_url, timeout=10) as response:
@@ -103,7 +110,7 @@ class ServerProcess:
 
 
 def _admin_address(announcement: str) -> str:
-    match = re.search(r"admin on ([^\s,]+)", announcement)
+    match = re.search(r"admin on ([^\s,\"]+)", announcement)
     return match[1] if match else ""
 
 

@@ -1,6 +1,7 @@
 """Real worker processes without a server."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from rhapsode_server.engine.options import EngineOptions
@@ -44,3 +45,9 @@ def make_worker(options: EngineOptions, events: WorkerEvents | None = None, **ov
         on_exit=events.exits.put_nowait,
         **settings | overrides,
     )
+
+
+def children_of(process_id: int) -> list[int]:
+    """The ids of the processes that one has started."""
+    files = Path(f"/proc/{process_id}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]

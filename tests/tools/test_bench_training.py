@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 STOCK_SHORT, STOCK_FULL = {"Trainer, padded", "Trainer, joined"}, {"Trainer, joined"}
 
 
+@pytest.mark.slow
 def test_the_table_is_complete_and_its_losses_are_comparable(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks/training.py"), "--quick", "--rounds=1", f"--json={figures}"]

@@ -119,6 +119,7 @@ def test_the_quick_commands_import_nothing_heavy(version: Path, tmp_path: Path) 
         subprocess.run([sys.executable, "-c", program, *arguments], check=True, env=dict(os.environ))
 
 
+@pytest.mark.usefixtures("check_here")
 def test_a_blind_sheet_over_new_prompts_and_its_ratings(
     cli: Callable[..., Any], make_model: Callable[..., Any], tmp_path: Path
 ) -> None:

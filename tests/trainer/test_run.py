@@ -75,6 +75,7 @@ def _check_screen(out: str, tmp_path: Path) -> None:
     assert f"rhapsode-serve --models {tmp_path}/models\n" in out
 
 
+@pytest.mark.slow
 def test_a_signal_while_training_publishes_nothing(tmp_path: Path, tiny_run: list[str]) -> None:
     command = [sys.executable, "-m", "rhapsode_trainer", *arguments(tmp_path, tiny_run)]
     command += ["--set", "training.arguments.max_steps=3000"]

@@ -19,6 +19,7 @@ def stock_save(model: Any, path: Path) -> None:
     trainer.save_model(str(path))
 
 
+@pytest.mark.slow
 def test_a_pickle_and_a_cache_switched_off_are_saved_and_not_published(
     cli: Callable[..., Any], make_model: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_champion_that_servers_refused_is_not_the_one_to_beat(
     assert recorded["refused_by_the_fleet"] == {"1": "quarantined by a: canary off"}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, tiny_run: list[str]) -> None:
     def command(work: str) -> list[str]:
         folders = ["--models", str(tmp_path / work / "models"), "--work-dir", str(tmp_path / work), "--name", "poems"]
@@ -153,6 +154,7 @@ def test_a_version_can_be_reproduced(
     assert "another loss curve: 0.25 nats per token apart at step 3" in other.out
 
 
+@pytest.mark.slow
 def test_a_sweep_searches_and_trains_the_winner(
     run: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path, tiny_run: list[str], model: Any
 ) -> None:
@@ -183,6 +185,7 @@ def test_progress_for_programs(run: Callable[..., Any], tmp_path: Path) -> None:
     assert 'rhapsode_train_phase{phase="published"} 1' in (tmp_path / "train.prom").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_version(tmp_path: Path, tiny_run: list[str]) -> None:
     """`accelerate launch` starts several processes on a CPU only if it takes them for GPUs."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]

@@ -1,11 +1,13 @@
 """Entry point: what goes wrong becomes one line on stderr and an exit code."""
 
 import sys
+from typing import NoReturn
 
 from rhapsode_contract.model_directory import ModelDirectoryError
 
 from .cli import app
 from .errors import TrainerError
+from .termination import note_termination
 
 
 def main() -> None:
@@ -13,11 +15,18 @@ def main() -> None:
     try:
         app()
     except TrainerError as error:
-        sys.stderr.write(f"rhapsode-train: {error}\n")
-        sys.exit(error.exit_code)
+        _end(error, error.exit_code)
     except ModelDirectoryError as error:
-        sys.stderr.write(f"rhapsode-train: {error}\n")
-        sys.exit(1)
+        _end(error, 1)
+    except Exception as error:
+        note_termination(f"rhapsode-train failed: {type(error).__name__}: {error}")
+        raise
+
+
+def _end(error: Exception, exit_code: int) -> NoReturn:
+    sys.stderr.write(f"rhapsode-train: {error}\n")
+    note_termination(f"rhapsode-train: {error}")
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -71,15 +71,22 @@ class Remote:
         """The names of everything below `folder`, relative to it."""
         path = self._path(folder) + "/"
         with self._naming(folder):
-            return {str(found).removeprefix(path) for found in self.filesystem.find(path)}
+            names = {str(found).removeprefix(path) for found in self.filesystem.find(path)}
+        for name in names:
+            if name.startswith("/") or ".." in name.split("/"):
+                raise TransferError(f"{self.url(folder)}: lists {name!r}, which is not below it")
+        return names
 
     def read(self, file: str) -> bytes | None:
         """A small file; None when there is none."""
         with self._naming(file):
             try:
-                return bytes(self.filesystem.cat_file(self._path(file)))
+                content = bytes(self.filesystem.cat_file(self._path(file), start=0, end=files.SMALL_FILE + 1))
             except FileNotFoundError:
                 return None
+        if len(content) > files.SMALL_FILE:
+            raise TransferError(f"{self.url(file)}: more than {files.SMALL_FILE} bytes")
+        return content
 
     def replace(self, file: str, content: bytes) -> None:
         """A small file, whole or not at all: by rename where the filesystem has it, else by a copy that is atomic."""
@@ -107,6 +114,10 @@ class Remote:
         """Fetches a file, unless it is at `local` as recorded."""
         if local.is_file() and files.hash_file(local) == (record.sha256, record.size):
             return
+        with self._naming(file):
+            size = self.filesystem.size(self._path(file))
+        if size != record.size:
+            raise TransferError(f"{self.url(file)}: {size} bytes instead of {record.size}")
         files.make_directory(local.parent)
         with self._naming(file):
             self.filesystem.get_file(self._path(file), str(local))

@@ -22,7 +22,7 @@ from rhapsode_contract.model_directory import (
 )
 from rhapsode_contract.model_directory.aliases import write_aliases
 from rhapsode_contract.model_directory.history import append_history
-from rhapsode_contract.model_directory.names import ALIASES, HISTORY, MANIFEST, STAGING, check_publishable
+from rhapsode_contract.model_directory.names import ALIASES, HISTORY, MANIFEST, STAGING
 
 from .errors import ConfigError
 from .publish.actor import actor
@@ -148,7 +148,6 @@ def _fetch(remote: Remote, version: int, document: bytes, staging: Path, check: 
     try:
         for file, record in read_manifest(staging).files.items():
             check()
-            check_publishable(file)
             remote.download(f"{version}/{file}", staging / file, record)
         verify_version(staging)
     except (VerificationError, ValueError) as error:

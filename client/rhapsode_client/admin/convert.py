@@ -39,6 +39,7 @@ def server_status(message: admin_pb2.GetStatusResponse) -> ServerStatus:
         open_calls=message.open_calls,
         standby_ready=message.standby_ready,
         models=tuple(_model_status(each) for each in message.models),
+        not_ready_because=message.not_ready_because,
     )
 
 

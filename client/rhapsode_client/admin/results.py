@@ -79,6 +79,8 @@ class ServerStatus:
     standby_ready: bool
     """Whether a pre-imported process waits to become the next worker."""
     models: tuple[ModelStatus, ...]
+    not_ready_because: str = ""
+    """Why health is NOT_SERVING, for example `poems 1 is loading`; empty while it is SERVING."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

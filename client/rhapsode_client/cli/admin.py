@@ -9,8 +9,10 @@ import typer
 from rhapsode_client.admin import DrainStatus, ModelStatus
 from rhapsode_client.cli.admin_table import show_status, watch_status
 from rhapsode_client.cli.admin_text import decision_lines, drain_line, version_line
+from rhapsode_client.cli.commands import register
 from rhapsode_client.cli.failures import connected_admin
-from rhapsode_client.cli.options import AdminAddress, For, Json, NamedModel, NamedVersion, Reason, Timeout, seconds
+from rhapsode_client.cli.options import For, Json, NamedModel, NamedVersion, Reason, seconds
+from rhapsode_client.cli.target import Target, calls_admin
 from rhapsode_client.cli.terminal import as_json, write, write_json
 
 Weights = Annotated[
@@ -29,13 +31,13 @@ def status(
         float, typer.Option(metavar="SECONDS", parser=seconds, help="Time between two looks of --watch.")
     ] = 1.0,
     json: Json = False,
-    address: AdminAddress = None,
-    timeout: Timeout = None,
+    *,
+    target: Target,
 ) -> None:
     """Show the server, its models, versions, processes and where requests go."""
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         if watching:
-            watch_status(client, interval=interval, timeout=timeout, json=json)
+            watch_status(client, interval=interval, timeout=target["timeout"], json=json)
         else:
             show_status(client, json=json)
 
@@ -46,26 +48,26 @@ def traffic(
     ttl: For = None,
     reason: Reason = "",
     json: Json = False,
-    address: AdminAddress = None,
-    timeout: Timeout = None,
+    *,
+    target: Target,
 ) -> None:
     """Split requests between versions, whatever the fleet decides.
 
     Versions that are not loaded are loaded first; traffic moves once all are proven.
     """
     split = _weights(weights)
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         _decided(client.set_traffic(split, model, ttl=ttl, reason=reason), json=json)
 
 
 def clear(
     model: NamedModel,
     json: Json = False,
-    address: AdminAddress = None,
-    timeout: Timeout = None,
+    *,
+    target: Target,
 ) -> None:
     """Let the fleet's decision hold again."""
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         _decided(client.clear_traffic(model), json=json)
 
 
@@ -75,11 +77,11 @@ def promote(
     ttl: For = None,
     reason: Reason = "",
     json: Json = False,
-    address: AdminAddress = None,
-    timeout: Timeout = None,
+    *,
+    target: Target,
 ) -> None:
     """Serve one version until the fleet decides anew."""
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         _decided(client.promote(version, model, ttl=ttl, reason=reason), json=json)
 
 
@@ -89,11 +91,11 @@ def pin(
     ttl: For = None,
     reason: Reason = "",
     json: Json = False,
-    address: AdminAddress = None,
-    timeout: Timeout = None,
+    *,
+    target: Target,
 ) -> None:
     """Serve one version whatever the fleet decides."""
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         _decided(client.pin(version, model, ttl=ttl, reason=reason), json=json)
 
 
@@ -102,11 +104,11 @@ def rollback(
     ttl: For = None,
     reason: Reason = "",
     json: Json = False,
-    address: AdminAddress = None,
-    timeout: Timeout = None,
+    *,
+    target: Target,
 ) -> None:
     """Serve the version before, until the fleet decides anew."""
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         _decided(client.rollback(model, ttl=ttl, reason=reason), json=json)
 
 
@@ -115,14 +117,14 @@ def load(
     version: NamedVersion,
     ttl: For = None,
     json: Json = False,
-    address: AdminAddress = None,
-    timeout: Timeout = None,
+    *,
+    target: Target,
 ) -> None:
     """Load and prove a version beside those that serve, and wait until it is ready.
 
     A quarantined version is tried again; if it is the one decided for, its traffic comes back with that.
     """
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         status = client.load(version, model, ttl=ttl)
         _say(status, [version_line(status, version)], json=json)
 
@@ -131,25 +133,25 @@ def unload(
     model: NamedModel,
     version: NamedVersion,
     json: Json = False,
-    address: AdminAddress = None,
-    timeout: Timeout = None,
+    *,
+    target: Target,
 ) -> None:
     """End a version that has no traffic; its streams end first."""
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         status = client.unload(version, model)
         _say(status, [version_line(status, version)], json=json)
 
 
-def drain(json: Json = False, address: AdminAddress = None, timeout: Timeout = None) -> None:
+def drain(json: Json = False, *, target: Target) -> None:
     """Take the server out of rotation: new calls are refused, open ones go on."""
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         status = client.drain()
         _say(status, [drain_line(status)], json=json)
 
 
-def resume(json: Json = False, address: AdminAddress = None, timeout: Timeout = None) -> None:
+def resume(json: Json = False, *, target: Target) -> None:
     """Put the server back into rotation."""
-    with connected_admin(address, timeout) as client:
+    with connected_admin(target) as client:
         status = client.resume()
         _say(status, [drain_line(status)], json=json)
 
@@ -184,4 +186,4 @@ admin = typer.Typer(
     help="Operate one server. Decisions hold for it alone and expire; for all servers use rhapsode-train.",
 )
 for _command in (status, traffic, clear, promote, pin, rollback, load, unload, drain, resume):
-    admin.command()(_command)
+    register(admin, calls_admin(_command))

@@ -2,32 +2,25 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rhapsode_client import ModelVersion, VersionState, errors
+from rhapsode_client import ModelVersion, errors
 from rhapsode_client.admin import AdminClient, ModelStatus, ServerStatus
 from rhapsode_client.cli import admin_text
-from rhapsode_client.cli.terminal import as_json, note, printable, write_json
+from rhapsode_client.cli.tables import ON_ITS_WAY, STATE_STYLES, styled
+from rhapsode_client.cli.terminal import as_json, note, write_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
-    from rich.text import Text
 
 _COLUMNS = ("model", "version", "traffic", "state", "running", "waiting", "processes", "aliases")
 _STATE = _COLUMNS.index("state")
 _NUMBERS = frozenset({"version", "traffic", "running", "waiting"})
 _FOLDED = frozenset({"model", "processes", "aliases"})
-_STYLES: Mapping[VersionState, str] = {
-    VersionState.SERVING: "green",
-    VersionState.READY: "cyan",
-    VersionState.QUARANTINED: "bold red",
-    VersionState.UNLOADED: "dim",
-}
-_ON_ITS_WAY = "yellow"
 
 # A server that hangs must not look like one that is well.
 _WATCH_TIMEOUT = 5.0
@@ -87,10 +80,10 @@ def _view(status: ServerStatus, trouble: str = "") -> "RenderableType":
     from rich.console import Group
 
     lines = [
-        _text(line) for model in status.models for line in (*admin_text.remarks(model), *admin_text.refusals(model))
+        styled(line) for model in status.models for line in (*admin_text.remarks(model), *admin_text.refusals(model))
     ]
-    ending = [_text(trouble, "bold red")] if trouble else []
-    return Group(_text(admin_text.headline(status), "bold"), _table(status), *lines, *ending)
+    ending = [styled(trouble, "bold red")] if trouble else []
+    return Group(styled(admin_text.headline(status), "bold"), _table(status), *lines, *ending)
 
 
 def _table(status: ServerStatus) -> "Table":
@@ -102,8 +95,8 @@ def _table(status: ServerStatus) -> "Table":
         table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=is_whole, overflow="fold")
     for model in status.models:
         for index, version in enumerate(model.model.versions):
-            cells = [_text(cell) for cell in ("" if index else model.model.name, *_cells(model, version))]
-            cells[_STATE].stylize(_STYLES.get(version.state, _ON_ITS_WAY))
+            cells = [styled(cell) for cell in ("" if index else model.model.name, *_cells(model, version))]
+            cells[_STATE].stylize(STATE_STYLES.get(version.state, ON_ITS_WAY))
             table.add_row(*cells)
     return table
 
@@ -119,9 +112,3 @@ def _cells(status: ModelStatus, version: ModelVersion) -> Sequence[str]:
         ("\n" if sys.stdout.isatty() else ", ").join(map(admin_text.process, replicas)),
         ", ".join(alias for alias, number in status.model.aliases.items() if number == version.version),
     )
-
-
-def _text(content: str, style: str = "") -> "Text":
-    from rich.text import Text
-
-    return Text(printable(content, sys.stdout), style=style)

@@ -24,9 +24,16 @@ def headline(status: ServerStatus) -> str:
         f"open calls: {status.open_calls}",
         *(["standby ready"] if status.standby_ready else []),
         *(["DRAINED: new calls are refused"] if status.draining else []),
-        *([] if status.models else ["no model yet"]),
+        *_not_ready(status),
     )
     return ", ".join(parts)
+
+
+def _not_ready(status: ServerStatus) -> Iterator[str]:
+    if status.not_ready_because and not status.draining:
+        yield f"NOT READY: {status.not_ready_because}"
+    elif not status.models:
+        yield "no model yet"
 
 
 def remarks(status: ModelStatus) -> Iterator[str]:

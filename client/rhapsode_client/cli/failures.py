@@ -1,6 +1,6 @@
 """Exit codes, and how a failure is told to a person."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from typing import TypeVar
@@ -10,6 +10,7 @@ import typer
 from rhapsode_client import Client, errors
 from rhapsode_client.admin import AdminClient
 from rhapsode_client.blocking import BlockingClient
+from rhapsode_client.cli.target import Target
 from rhapsode_client.cli.terminal import abandon_output, note
 
 ClientT = TypeVar("ClientT", bound=BlockingClient)
@@ -55,6 +56,8 @@ def explanation(error: errors.RhapsodeError, client: BlockingClient) -> str:
         lines += [f"  {field}: {text}" for field, text in error.violations if text not in lines[0]]
     if isinstance(error, errors.Retryable) and error.retry_after is not None:
         lines.append(f"  try again in {error.retry_after:g} s")
+    if isinstance(error, errors.Unauthenticated):
+        lines.append("  give --token, or better RHAPSODE_TOKEN")
     if error.request_id:
         lines.append(f"  request id: {error.request_id}")
     return "\n".join(lines)
@@ -90,11 +93,20 @@ def _ending_with_code(client: ClientT) -> Iterator[ClientT]:
             raise typer.Exit(ExitCode.FAILED) from None
 
 
-def connected(address: str | None, timeout: float | None) -> AbstractContextManager[Client]:
+def connected(target: Target) -> AbstractContextManager[Client]:
     """A client of the server, for the body of a command."""
-    return _ending_with_code(Client(address, timeout=timeout))
+    return _ending_with_code(_made(Client, target))
 
 
-def connected_admin(address: str | None, timeout: float | None) -> AbstractContextManager[AdminClient]:
+def connected_admin(target: Target) -> AbstractContextManager[AdminClient]:
     """A client of the server's AdminService, for the body of a command."""
-    return _ending_with_code(AdminClient(address, timeout=timeout))
+    return _ending_with_code(_made(AdminClient, target))
+
+
+def _made(kind: Callable[..., ClientT], target: Target) -> ClientT:
+    try:
+        return kind(**target)
+    except ValueError as error:
+        name, colon, text = str(error).partition(": ")
+        note(f"rhapsode: --{name.replace('_', '-')}: {text}" if colon else f"rhapsode: {error}")
+        raise typer.Exit(ExitCode.INVALID) from None

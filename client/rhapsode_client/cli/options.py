@@ -6,7 +6,11 @@ from typing import Annotated
 
 import typer
 
-from rhapsode_client.connection import DEFAULT_ADDRESS, DEFAULT_ADMIN_ADDRESS, check_timeout
+from rhapsode_client.cli.complete import complete_model
+from rhapsode_client.connection import check_timeout
+
+CONNECTION = "Connection"
+"""The title under which help screens list how the server is reached."""
 
 _UNITS: Mapping[str, float] = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -29,37 +33,33 @@ def duration(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        envvar="RHAPSODE_ADDRESS",
-        help=f"Where the server is. Default: {DEFAULT_ADDRESS}.",
-    ),
-]
-AdminAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        envvar="RHAPSODE_ADMIN_ADDRESS",
-        help=f"Where the server's AdminService is. Default: {DEFAULT_ADMIN_ADDRESS}.",
-    ),
-]
 Timeout = Annotated[
     float | None,
-    typer.Option("--timeout", metavar="SECONDS", parser=seconds, help="How long a call may take. Default: no limit."),
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        envvar="RHAPSODE_TIMEOUT",
+        parser=seconds,
+        help="How long a call may take. Default: no limit.",
+        rich_help_panel=CONNECTION,
+    ),
 ]
 Model = Annotated[
     str,
-    typer.Option("--model", metavar="NAME", help="Which model. Default: the only one, else the server's default."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Which model. Default: the only one, else the server's default.",
+        autocompletion=complete_model,
+    ),
 ]
 Version = Annotated[
     int | None,
     typer.Option("--version", metavar="N", help="Which version of the model. Default: the alias champion."),
 ]
-NamedModel = Annotated[str, typer.Argument(metavar="MODEL", help="Which model.", show_default=False)]
+NamedModel = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Which model.", show_default=False, autocompletion=complete_model)
+]
 NamedVersion = Annotated[
     int, typer.Argument(metavar="VERSION", min=1, help="Which version of the model.", show_default=False)
 ]

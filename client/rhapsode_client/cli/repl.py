@@ -1,88 +1,78 @@
 """`rhapsode repl`: prompts, one after the other, from a person or from standard input."""
 
-import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from rhapsode_client import Client, GenerateOptions, RhapsodeError
+from rhapsode_client import Client, Completion, GenerateOptions, RhapsodeError
+from rhapsode_client.cli.complete import model_names
+from rhapsode_client.cli.entries import blocks, typed_lines
 from rhapsode_client.cli.failures import ExitCode, connected, exit_code, explanation
-from rhapsode_client.cli.generate import print_text, summarize
-from rhapsode_client.cli.options import Address, Model, Timeout, Verbose
+from rhapsode_client.cli.options import Json, Verbose
+from rhapsode_client.cli.printing import print_logprobs, print_text, summarize
 from rhapsode_client.cli.session import Session
-from rhapsode_client.cli.terminal import note, read_lines
+from rhapsode_client.cli.settings import takes_settings
+from rhapsode_client.cli.slash import carried_out
+from rhapsode_client.cli.target import Target
+from rhapsode_client.cli.terminal import as_json, note, read_lines, write_json
 
-if TYPE_CHECKING:
-    from prompt_toolkit.history import History
 
-
-def repl(model: Model = "", verbose: Verbose = False, address: Address = None, timeout: Timeout = None) -> None:
+@takes_settings
+def repl(json: Json = False, verbose: Verbose = False, *, options: GenerateOptions, target: Target) -> None:
     """Continue prompts one after the other.
 
-    /help lists the commands.
+    /help lists the commands. --json prints one object for each prompt.
 
     Reads standard input line by line when it is no terminal; the exit code is then that of the last failure.
     """
-    session = Session(GenerateOptions(model=model) if model else GenerateOptions())
+    session = Session(options)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     last_failure = ExitCode.OK
-    with connected(address, timeout) as client:
-        for line in _typed_lines(client.address) if interactive else read_lines():
-            last_failure = _answer(client, session, line, verbose=verbose) or last_failure
+    with connected(target) as client:
+        lines = _typed(client, session, target) if interactive else read_lines()
+        for entry, may_be_command in blocks(lines):
+            last_failure = _carried_out(client, session, entry, may_be_command, json, verbose) or last_failure
             if session.ended:
                 break
     if not interactive:
         raise typer.Exit(last_failure)
 
 
-def _answer(client: Client, session: Session, line: str, *, verbose: bool) -> ExitCode:
-    """Carries out one line. OK, or the code of what went wrong."""
-    if line.startswith("/"):
-        if message := session.command(line):
-            note(message)
-    elif line.strip():
-        return _continue(client, session, line, verbose=verbose)
-    return ExitCode.OK
+def _typed(client: Client, session: Session, target: Target) -> Iterator[str]:
+    note(f"server {client.address}; /help lists the commands")
+    return typed_lines(session, lambda: model_names(target))
 
 
-def _continue(client: Client, session: Session, prompt: str, *, verbose: bool) -> ExitCode:
+def _carried_out(
+    client: Client, session: Session, entry: str, may_be_command: bool, json: bool, verbose: bool
+) -> ExitCode:
+    """OK, or the code of what went wrong, which has been told."""
     try:
-        with client.stream(prompt, **session.options) as stream:
-            summarize(print_text(stream), verbose=verbose)
+        text = carried_out(session, entry) if may_be_command else entry
+        if text is not None and text.strip():
+            _show(_completed(client, session, text, json=json), json=json, verbose=verbose)
     except KeyboardInterrupt:
         note("[stopped]")
+    except ValueError as error:
+        note(str(error))
+        return ExitCode.INVALID
     except RhapsodeError as error:
         note(explanation(error, client))
         return exit_code(error)
     return ExitCode.OK
 
 
-def _typed_lines(address: str) -> Iterator[str]:
-    """What a person types, with editing and history, until Ctrl-D."""
-    from prompt_toolkit import PromptSession
-
-    note(f"server {address}; /help lists the commands")
-    prompts: PromptSession[str] = PromptSession(history=_history())
-    while True:
-        try:
-            yield prompts.prompt("> ")
-        except KeyboardInterrupt:
-            continue
-        except EOFError:
-            return
+def _completed(client: Client, session: Session, text: str, *, json: bool) -> Completion:
+    with client.stream(session.asked(text), **session.generate_options) as stream:
+        completion = stream.result() if json else print_text(stream)
+    session.answered(text, completion)
+    return completion
 
 
-def _history() -> "History":
-    """Kept between sessions where the home folder can be written, else for this one."""
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
-
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "rhapsode"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "history").touch()
-    except OSError:
-        return InMemoryHistory()
-    return FileHistory(folder / "history")
+def _show(completion: Completion, *, json: bool, verbose: bool) -> None:
+    if json:
+        write_json(as_json(completion))
+    else:
+        print_logprobs(completion)
+    summarize(completion, verbose=verbose)

@@ -30,12 +30,24 @@ def write(text: str) -> None:
 
 def write_json(value: Any) -> None:
     """One line of JSON to standard output."""
-    write(json.dumps(value, ensure_ascii=False, default=_json_of) + "\n")
+    write(json_line(value))
 
 
-def note(text: str) -> None:
-    """A line to standard error."""
-    print(printable(text, sys.stderr), file=sys.stderr, flush=True)
+def json_line(value: Any) -> str:
+    """One line of JSON, with its end."""
+    return json.dumps(value, ensure_ascii=False, default=_json_of) + "\n"
+
+
+def note(text: str, *, faint: bool = False) -> None:
+    """A line to standard error; `faint` on a terminal that has colours."""
+    line = printable(text, sys.stderr)
+    if faint and sys.stderr.isatty() and _has_colours():
+        line = f"\x1b[2m{line}\x1b[0m"
+    print(line, file=sys.stderr, flush=True)
+
+
+def _has_colours() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def as_json(value: "DataclassInstance", **extra: object) -> dict[str, object]:
@@ -54,10 +66,12 @@ def read_lines() -> Iterator[str]:
         yield _decoded(line).removesuffix("\n")
 
 
-def tolerate_any_text() -> None:
-    """Characters that the terminal's encoding lacks become `?` instead of an error."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+def ready_streams() -> None:
+    """Characters that the terminal's encoding lacks become `?`, and a stream that was closed is one of nothing."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream: Any = getattr(sys, name) or open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  (lives as long as we)
+        setattr(sys, name, stream)
+        stream.reconfigure(errors="replace")
 
 
 def abandon_output() -> None:
@@ -65,8 +79,9 @@ def abandon_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _json_of(value: datetime) -> str:
-    return value.isoformat()
+def _json_of(value: datetime | bytes) -> str:
+    """Times in ISO 8601; bytes as the text that they are, but for what is no UTF-8."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value.isoformat()
 
 
 def _decoded(data: bytes) -> str:

@@ -32,7 +32,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("server", "release", "started_at", "draining", "open_calls", "standby_ready", "models")
+    __slots__ = ("server", "release", "started_at", "draining", "open_calls", "standby_ready", "models", "not_ready_because")
     SERVER_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class GetStatusResponse(_message.Message):
     OPEN_CALLS_FIELD_NUMBER: _ClassVar[int]
     STANDBY_READY_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    NOT_READY_BECAUSE_FIELD_NUMBER: _ClassVar[int]
     server: str
     release: str
     started_at: _timestamp_pb2.Timestamp
@@ -47,7 +48,8 @@ class GetStatusResponse(_message.Message):
     open_calls: int
     standby_ready: bool
     models: _containers.RepeatedCompositeFieldContainer[ModelAdminStatus]
-    def __init__(self, server: _Optional[str] = ..., release: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., draining: bool = ..., open_calls: _Optional[int] = ..., standby_ready: bool = ..., models: _Optional[_Iterable[_Union[ModelAdminStatus, _Mapping]]] = ...) -> None: ...
+    not_ready_because: str
+    def __init__(self, server: _Optional[str] = ..., release: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., draining: bool = ..., open_calls: _Optional[int] = ..., standby_ready: bool = ..., models: _Optional[_Iterable[_Union[ModelAdminStatus, _Mapping]]] = ..., not_ready_because: _Optional[str] = ...) -> None: ...
 
 class ModelAdminStatus(_message.Message):
     __slots__ = ("model", "traffic_source", "override", "replicas")

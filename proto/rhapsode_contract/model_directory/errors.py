@@ -5,6 +5,7 @@
     +-- CorruptFile         aliases.json, traffic.json or history.jsonl cannot be understood
     +-- LeaseHeld           somebody else is publishing this model
     +-- LeaseLost           our lease ran out or was taken over: nothing more may be written
+    +-- LinkedModel         the folder of a model is a symbolic link
     +-- NoSuchModel
     +-- NoSuchVersion
     +-- NoSuchAlias
@@ -59,6 +60,10 @@ class LeaseHeld(ModelDirectoryError):
 
 class LeaseLost(ModelDirectoryError):
     """The lease ran out or belongs to somebody else now."""
+
+
+class LinkedModel(ModelDirectoryError):
+    """The folder of the model is a symbolic link, which could lead anywhere: it is not followed."""
 
 
 class NoSuchModel(ModelDirectoryError):

@@ -1,7 +1,8 @@
 """The file operations of the model directory; what is written is durable when the function returns.
 
 All of them go through the attributes of this module's `os`, so that a test can put a failing disk in its place and
-crash at each single operation.
+crash at each single operation. A symbolic link in the place of a file is an error, unless it says otherwise: whoever
+may write to the directory must not choose files elsewhere.
 """
 
 import fcntl
@@ -35,7 +36,7 @@ def make_directory(path: Path) -> None:
 
 def sync_directory(path: Path) -> None:
     """Makes the entries of a folder (not the contents of its files) durable."""
-    with _opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+    with _opened(path, os.O_RDONLY | os.O_DIRECTORY, follow_links=True) as descriptor:
         os.fsync(descriptor)
 
 
@@ -46,12 +47,14 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(descriptor)
 
 
-def read_file(path: Path, *, limit: int | None = SMALL_FILE) -> bytes:
-    """The content of a regular file of at most `limit` bytes (None: of any size); symbolic links are followed.
+def read_file(path: Path, *, limit: int | None = SMALL_FILE, follow_links: bool = False) -> bytes:
+    """The content of a regular file of at most `limit` bytes (None: of any size).
 
     Raises ValueError, which does not name the file, for anything else: a pipe would block whoever reads it.
     """
-    with _opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+    if not follow_links and path.is_symlink():
+        raise ValueError("not a regular file: a symbolic link")
+    with _opened(path, os.O_RDONLY | os.O_NONBLOCK, follow_links=follow_links) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
@@ -181,8 +184,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags, _READABLE_BY_OTHER_USERS)
+def _opened(path: Path, flags: int, *, follow_links: bool = False) -> Iterator[int]:
+    descriptor = os.open(path, flags | (0 if follow_links else os.O_NOFOLLOW), _READABLE_BY_OTHER_USERS)
     try:
         yield descriptor
     finally:

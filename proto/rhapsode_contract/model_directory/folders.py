@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .aliases import moved, read_aliases, write_aliases
-from .errors import CorruptFile, NoSuchAlias, NoSuchModel, NoSuchVersion
+from .errors import CorruptFile, LinkedModel, NoSuchAlias, NoSuchModel, NoSuchVersion
 from .history import append_history, append_record, read_records
 from .names import (
     ALIASES,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelDirectory:
-    """A folder of models; it need not exist yet."""
+    """A folder of models; it need not exist yet, and may be a symbolic link, unlike anything in it."""
 
     root: Path
 
@@ -46,13 +46,17 @@ class ModelDirectory:
         return sorted(name for name in _names(self.root) if self._holds_model(name))
 
     def model(self, name: str) -> ModelFolder:
-        """The folder of a model, which need not exist yet. Raises ValueError for an invalid name."""
-        return ModelFolder(self.root / check_model_name(name))
+        """The folder of a model, which need not exist yet. Raises ValueError for an invalid name, LinkedModel."""
+        folder = ModelFolder(self.root / check_model_name(name))
+        if folder.path.is_symlink():
+            raise LinkedModel(f"{folder.path}: a symbolic link, which is not followed: put the model itself there")
+        return folder
 
     def _holds_model(self, name: str) -> bool:
+        """A link to a model counts as one: whoever opens it learns that it is not followed."""
         marks = (ALIASES, HISTORY, STAGING)
         try:
-            folder = self.model(name)
+            folder = ModelFolder(self.root / check_model_name(name))
             return any((folder.path / mark).exists() for mark in marks) or bool(folder.versions())
         except ValueError:
             return False

@@ -12,6 +12,7 @@ from typing import Any
 from . import files
 from .errors import VerificationError
 from .names import MANIFEST, check_publishable
+from .outward import leads_out
 
 SCHEMA_VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -50,7 +51,7 @@ class Manifest:
         if not self.files:
             raise ValueError("files: a version holds at least one file")
         for name in self.files:
-            _check_relative(name)
+            _check_name(name)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -77,11 +78,14 @@ def read_manifest(path: Path) -> Manifest:
 def verify_version(path: Path) -> Manifest:
     """Proves every file of the version at `path` by size and sha256. Raises VerificationError.
 
-    A file that the manifest does not list, a symbolic link and any other special file are a `foreign_file`.
+    A file that the manifest does not list, a symbolic link and any other special file are a `foreign_file`, and so is
+    one that leads to files elsewhere.
     """
     manifest = read_manifest(path)
     try:
         _verify_names(path, manifest)
+        if outward := leads_out(path):
+            raise VerificationError(path, "foreign_file", *outward)
         for name, record in manifest.files.items():
             _verify_file(path, name, record)
     except FileNotFoundError as error:
@@ -100,6 +104,8 @@ def seal(path: Path, *, dtype: str, parameter_count: int) -> Manifest:
         if not regular:
             raise ValueError(f"{name!r} cannot be published: it is not a regular file")
         check_publishable(name)
+    if outward := leads_out(path):
+        raise ValueError(f"{outward[0]!r} cannot be published: {outward[1]}")
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         dtype=dtype,
@@ -159,7 +165,9 @@ def _check_count(field: str, value: int, *, minimum: int) -> None:
         raise ValueError(f"{field}: {value!r} is not an integer of at least {minimum}")
 
 
-def _check_relative(name: str) -> None:
-    """A manifest is read before it is trusted: no name in it may point out of the version."""
-    if name == MANIFEST or name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
+def _check_name(name: str) -> None:
+    """A manifest is read before it is trusted: no name in it may point out of the version, or be that of a pickle."""
+    is_inside = not any(part in ("", ".", "..") for part in name.split("/"))
+    if name == MANIFEST or not is_inside or not name.isprintable():
         raise ValueError(f"files: {name!r} is not a path inside the version")
+    check_publishable(name)

@@ -10,11 +10,13 @@ from transformers.utils import logging as transformers_logging
 from rhapsode_server.engine.block_pool import BlockPool
 from rhapsode_server.engine.canary import BOUNDS, replay
 from rhapsode_server.engine.canary_file import Canary, read_canary
-from rhapsode_server.engine.cpu_attention import cpu_attention
+from rhapsode_server.engine.cpu_attention import CpuBatch, cpu_attention
 from rhapsode_server.engine.cuda.graphs import CudaGraphs
 from rhapsode_server.engine.cuda.runner import DEPTH, cuda_runner, eager_runner
+from rhapsode_server.engine.decode_tapes import DecodeTapes
 from rhapsode_server.engine.engine import Engine
 from rhapsode_server.engine.host_processors import available_cores
+from rhapsode_server.engine.kv_cache import KVCache
 from rhapsode_server.engine.loader import LoadedModel, choose_device, choose_dtype
 from rhapsode_server.engine.loading import load_checked
 from rhapsode_server.engine.memory import BLOCK_SIZE, check_room, size_cache
@@ -113,7 +115,15 @@ def _runner(options: EngineOptions, loaded: LoadedModel) -> ModelRunner:
     if loaded.device.type == "cuda":
         return eager_runner(loaded, vocabulary_size=vocabulary_size, max_sequences=slots)
     attention = cpu_attention(loaded.model.dtype)
-    return ModelRunner(loaded=loaded, vocabulary_size=vocabulary_size, max_sequences=slots, attention=attention)
+    kv_cache = KVCache()
+    return ModelRunner(
+        loaded=loaded,
+        vocabulary_size=vocabulary_size,
+        max_sequences=slots,
+        kv_cache=kv_cache,
+        attention=attention,
+        tapes=DecodeTapes(loaded=loaded, kv_cache=kv_cache) if attention is CpuBatch else None,
+    )
 
 
 def _engine(scheduler: Scheduler, runner: ModelRunner) -> Engine:

@@ -4,6 +4,7 @@ Shape letters: N query heads, K key-value heads, H head dimension, P packed toke
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ class CpuBatch:
         self._decode = DecodeAttention([row.slot for row in decodes], [row.end for row in decodes])
         self._others = RowBatch(rows[self._num_decodes :], kv_cache)
 
+    def move_to(self, rows: Sequence[Row]) -> None:
+        """To as many others, where all of both decode. What was recorded with this batch computes them from now on."""
+        self._decode.move_to([row.slot for row in rows], [row.end for row in rows])
+
     def attend(self, query_1NPH: Tensor, key_1KPH: Tensor, value_1KPH: Tensor, options: AttentionOptions) -> Tensor:
         layer, num_decodes = self.num_layers_seen, self._num_decodes
         self.num_layers_seen += 1
@@ -42,7 +47,7 @@ class CpuBatch:
             self._kv_cache.open(layer, row, key_1KPH[0], value_1KPH[0])
         _, num_heads, num_tokens, _ = query_1NPH.shape
         out_1PNH = query_1NPH.new_empty(1, num_tokens, num_heads, value_1KPH.shape[3])
-        self._decode(query_1NPH, key_1KPH, value_1KPH, options, self._kv_cache.table.place(layer), out_1PNH)
+        self._decode(query_1NPH, key_1KPH, value_1KPH, options, partial(self._kv_cache.table.place, layer), out_1PNH)
         if num_decodes < num_tokens:
             query, key, value = (tensor[:, :, num_decodes:] for tensor in (query_1NPH, key_1KPH, value_1KPH))
             out_1PNH[:, num_decodes:] = self._others.attend(query, key, value, options)

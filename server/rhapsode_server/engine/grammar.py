@@ -1,6 +1,5 @@
 """Constraints are made ready away from the engine's thread. Imports no torch, and the library only at first use."""
 
-import logging
 import queue
 import threading
 import time
@@ -11,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from rhapsode_server.engine.host_processors import affinity
 from rhapsode_server.engine.refusal import BadConstraint, ConstraintsBusy
 from rhapsode_server.engine.request import Constraint, Matcher
+from rhapsode_server.engine.system import run_on
 from rhapsode_server.engine.trial import Trial
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ CACHE_SIZE = 128
 TIME_LIMIT = 5.0
 # For so long a failure is remembered: it may have been the machine that was slow.
 FAILURE_SECONDS = 60.0
-
-logger = logging.getLogger("rhapsode.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,7 @@ class Grammars:
         self._vocabulary_size: Final = vocabulary_size
         self._time_limit: Final = time_limit
         self._clock: Final = clock
+        self._processors: Final = affinity()  # of a thread that is not pinned yet
         self._queue: Final = queue.Queue[Constraint | None](MAX_WAITING)
         self._threads: Final = list[threading.Thread]()
         self._lock: Final = threading.Lock()  # for all below
@@ -120,6 +120,7 @@ class Grammars:
         return is_wanted
 
     def _run(self) -> None:
+        run_on(self._processors)
         trial = Trial(self._tokenizer_file, self._vocabulary_size, self._time_limit)
         while constraint := self._queue.get():
             if self._is_wanted(constraint):
@@ -175,5 +176,4 @@ def _bad(error: BaseException) -> BadConstraint:
     """Whatever happened to a constraint; a panic of the library is no Exception."""
     if isinstance(error, BadConstraint):
         return error
-    logger.error("a constraint could not be prepared", exc_info=error)
-    return BadConstraint("it could not be prepared")
+    return BadConstraint("it could not be prepared", bug=error)

@@ -7,23 +7,32 @@ from pathlib import Path
 from rhapsode_server.engine.control_groups import group_folders, read_lines, read_number
 
 
+def cores_of_affinity(root: Path = Path("/")) -> list[set[int]]:
+    """The processors of each core that the calling thread may run on, by the smallest number in each."""
+    return _cores(root, affinity())
+
+
 def available_cores(root: Path = Path("/"), allowed: Collection[int] | None = None) -> int:
     """At least one: what its affinity and each of its control groups allow. `root` holds `proc` and `sys`.
 
     Two processors of one core count once, since each of them would have half of its arithmetic. A part of a processor
     does not count: a thread that is stopped for the rest of a period makes all others wait.
     """
-    allowed = _affinity() if allowed is None else allowed
-    return max(1, int(min([_num_cores(root, allowed), *_quotas(root)])))
+    allowed = affinity() if allowed is None else allowed
+    return max(1, int(min([len(_cores(root, allowed)), *_quotas(root)])))
 
 
-def _affinity() -> Collection[int]:
+def affinity() -> Collection[int]:
+    """The processors that the calling thread may run on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
-def _num_cores(root: Path, allowed: Collection[int]) -> int:
+def _cores(root: Path, allowed: Collection[int]) -> list[set[int]]:
     topology = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    return len({tuple(read_lines(root / topology.format(number))) or (number,) for number in allowed})
+    cores: dict[tuple[str | int, ...], set[int]] = {}
+    for number in sorted(allowed):
+        cores.setdefault(tuple(read_lines(root / topology.format(number))) or (number,), set()).add(number)
+    return list(cores.values())
 
 
 def _quotas(root: Path) -> Iterator[float]:

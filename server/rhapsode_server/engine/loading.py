@@ -7,7 +7,8 @@ import torch
 from rhapsode_server.engine.canary import WEIGHTS_BOUND, compare_weights
 from rhapsode_server.engine.canary_file import Canary
 from rhapsode_server.engine.host_memory import host_memory
-from rhapsode_server.engine.linears import leave_files, pack, trim
+from rhapsode_server.engine.kernels.norm import replace_norms
+from rhapsode_server.engine.linears import pack, settle, trim
 from rhapsode_server.engine.loader import LoadedModel, load_model, move
 from rhapsode_server.engine.memory import num_parameters
 from rhapsode_server.engine.quantize import quantize
@@ -39,7 +40,8 @@ def load_checked(
 def _made_fast(exact: LoadedModel, quantization: str) -> LoadedModel:
     fast = quantize(exact) if quantization == "int8" else pack(exact)
     trim(fast.model)
-    leave_files(fast.model)
+    replace_norms(fast.model)
+    settle(fast.model)
     return_freed_memory()
     return fast
 

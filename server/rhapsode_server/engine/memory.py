@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from rhapsode_server.engine.host_memory import Memory, host_memory
-from rhapsode_server.engine.linears import replaced_bytes
+from rhapsode_server.engine.linears import weights_bytes
 from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.refusal import OUT_OF_MEMORY, TOO_LARGE, ModelRefused
 
@@ -46,7 +46,7 @@ def size_cache(options: EngineOptions, model: PreTrainedModel, *, bytes_per_toke
 
     Raises ModelRefused when it would hold too little.
     """
-    weights, budget = _weights_bytes(model), options.kv_cache_memory
+    weights, budget = weights_bytes(model), options.kv_cache_memory
     fewest_tokens = BLOCK_SIZE
     if budget is None:
         memory = device_memory(model.device)
@@ -79,12 +79,6 @@ def num_parameters(path: Path) -> int:
         except (SafetensorError, OSError):
             continue
     return total
-
-
-def _weights_bytes(model: PreTrainedModel) -> int:
-    """Shared tensors count once."""
-    tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return replaced_bytes(model) + sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _require(needed: int, there: int, what: str, reason: str = OUT_OF_MEMORY) -> None:

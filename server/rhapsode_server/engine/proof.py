@@ -81,7 +81,7 @@ def _forward(runner: ModelRunner, sequences: Sequence[list[int]], spans: Sequenc
             UNSUPPORTED_ARCHITECTURE,
             f"{forward.num_attention_calls} of {runner.loaded.num_layers} layers use the engine's attention",
         )
-    return forward.logits_RV
+    return forward.logits_RV.clone()
 
 
 def _row(slot: int, ids: list[int], start: int, num_tokens: int, blocks: Sequence[int]) -> Row:

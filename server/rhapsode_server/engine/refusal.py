@@ -5,6 +5,7 @@ from rhapsode_server.printable import printable
 UNSUPPORTED_ARCHITECTURE = "unsupported_architecture"
 NON_FINITE_LOGITS = "non_finite_logits"
 CANARY_OFF = "canary_off"
+NO_ANSWER = "no_answer"
 LOAD_FAILED = "load_failed"
 LOAD_TIMEOUT = "load_timeout"
 OUT_OF_MEMORY = "out_of_memory"
@@ -33,11 +34,12 @@ class ConstraintsBusy(Exception):  # noqa: N818 - it says what happened
 
 
 class BadConstraint(Exception):  # noqa: N818 - it says what happened
-    """`detail` is one clear sentence that says what is wrong with the constraint."""
+    """`detail` is one clear sentence that says what is wrong with it; `bug` is there if something else is wrong."""
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, bug: BaseException | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.bug = bug
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -92,7 +92,8 @@ class EngineRequest:
     `top_logprobs` asks for a TokenScore of each generated token with so many candidates, `prompt_top_logprobs` for one
     of each prompt token from index `first_scored` on. `deadline` (the request is given up) and `ends_at` (it ends with
     what there is) are `time.monotonic()` seconds, which the processes of a machine share. Requests of one `group` have
-    the same prompt. Of waiting requests the highest `priority` goes first.
+    the same prompt. Of waiting requests the highest `priority` goes first. `wire_id` is its name for callers and for
+    the log.
     """
 
     request_id: int
@@ -109,6 +110,7 @@ class EngineRequest:
     group: int | None = None
     deadline: float | None = None
     ends_at: float | None = None
+    wire_id: str = ""
 
     def __post_init__(self) -> None:
         assert self.prompt_ids, "the caller supplies at least one prompt token"

@@ -13,6 +13,7 @@ from torch import Tensor
 from rhapsode_server.engine.attention import ForwardBatch
 from rhapsode_server.engine.batch import Batch, BatchResult, Row
 from rhapsode_server.engine.copies import CopyToHost, to_device
+from rhapsode_server.engine.decode_tapes import DecodeTapes
 from rhapsode_server.engine.kv_cache import KVCache
 from rhapsode_server.engine.loader import LoadedModel
 from rhapsode_server.engine.logprobs import PendingScores, token_scores
@@ -76,6 +77,7 @@ class ModelRunner:
     max_sequences: int
     kv_cache: Cache = field(default_factory=KVCache)
     attention: Callable[[Sequence[Row], Any], ForwardBatch] = RowBatch
+    tapes: DecodeTapes | None = None
     last_token_ids_L: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,13 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, rows: Sequence[Row]) -> "Forward":
         """Write the rows' KV and compute the logits of what the rows draw and score."""
+        if self.tapes and self.tapes.can_compute(rows):
+            logits_RV = self.tapes.compute(self._input_ids(rows), rows)
+            return Forward(
+                logits_RV=logits_RV,
+                prompt_logits_NV=logits_RV[:0],
+                num_attention_calls=self.tapes.num_attention_calls,
+            )
         context = self.attention(rows, self.kv_cache)
         drawn, scored = _drawn_positions(rows), _scored_positions(rows)
         output = self.loaded.model(
@@ -155,7 +164,7 @@ class ModelRunner:
 class Forward:
     """What a forward gave: logits to draw from, in order of the rows that do, and those of the prompt tokens to score.
 
-    `num_attention_calls` is the number of layers whose attention was ours.
+    The logits are good until the next forward. `num_attention_calls` is the number of layers whose attention was ours.
     """
 
     logits_RV: Tensor

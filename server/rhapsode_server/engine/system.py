@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
@@ -26,6 +27,12 @@ def lower_priority() -> None:
     """Of the calling thread and those that it will start: they give way to all others. There is no way back."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)
+
+
+def run_on(processors: Collection[int]) -> None:
+    """The calling thread, and those that it will start, whatever the one that started it was bound to."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, processors)
 
 
 def return_freed_memory() -> None:

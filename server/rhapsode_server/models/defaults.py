@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelRefused(LOAD_FAILED, f"{path.name} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ModelRefused(LOAD_FAILED, f"{path.name} is not a JSON object")

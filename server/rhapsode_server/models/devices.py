@@ -1,5 +1,7 @@
 """Where workers run."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rhapsode_server.engine.host_processors import available_cores
@@ -23,10 +25,14 @@ class DevicePool:
     names: tuple[str, ...]
     threads: int
     replicas: int = 1
+    clock: Callable[[], float] = time.monotonic
     _num_workers: list[int] = field(init=False)
+    _num_ready: list[int] = field(init=False)
+    _hung_since: dict[int, float] = field(default_factory=dict)  # by index
 
     def __post_init__(self) -> None:
         self._num_workers = [0] * len(self.names)
+        self._num_ready = [0] * len(self.names)
 
     def take(self) -> "Place":
         """The device with the fewest workers."""
@@ -48,6 +54,21 @@ class DevicePool:
     def give_back(self, index: int) -> None:
         self._num_workers[index] -= 1
 
+    def note_ready(self, index: int) -> None:
+        self._num_ready[index] += 1
+        self._hung_since.pop(index, None)
+
+    def note_end(self, index: int, *, is_hung: bool) -> None:
+        self._num_ready[index] -= 1
+        if is_hung and not self._num_ready[index]:
+            self._hung_since[index] = self.clock()
+
+    def hung_for(self, seconds: float) -> tuple[str, ...]:
+        """The devices on which the last worker that was ready hung, so long ago, and on which none has become ready
+        since."""
+        limit = self.clock() - seconds
+        return tuple(self.names[index] for index, since in sorted(self._hung_since.items()) if since <= limit)
+
 
 @dataclass(slots=True, eq=False)
 class Place:
@@ -59,3 +80,11 @@ class Place:
 
     def give_back(self) -> None:
         self._pool.give_back(self._index)
+
+    def note_ready(self) -> None:
+        """A worker is ready there."""
+        self._pool.note_ready(self._index)
+
+    def note_end(self, *, is_hung: bool) -> None:
+        """A worker that was ready there has ended, or hangs."""
+        self._pool.note_end(self._index, is_hung=is_hung)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rhapsode_contract.model_directory import files
 from rhapsode_contract.postprocess import Pipeline
 
 from rhapsode_server.engine.canary_file import read_canary
@@ -14,6 +15,15 @@ from rhapsode_server.models.defaults import read_defaults
 from rhapsode_server.models.served import GenerationDefaults
 from rhapsode_server.text.chat import ChatTemplate
 from rhapsode_server.text.tokenizer import Tokenizer
+
+# Whole in memory at times, here or in the worker: the largest known tokenizer has half as much.
+_MOST_BYTES = {"tokenizer.json": 4 * files.SMALL_FILE} | dict.fromkeys(
+    (
+        *("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"),
+        *("postprocess.json", "canary.json", "evaluation.json"),
+    ),
+    files.SMALL_FILE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +38,7 @@ class VersionFiles:
 
 def read_files(path: Path) -> VersionFiles:
     """Of the version at `path`. Raises ModelRefused naming the file at fault."""
+    _check_sizes(path)
     with _refused(path):
         tokenizer = Tokenizer.load(path)
         _check_tokenizer(path, tokenizer)
@@ -37,6 +48,13 @@ def read_files(path: Path) -> VersionFiles:
             postprocess=_read_pipeline(path / "postprocess.json"),
             defaults=read_defaults(path, tokenizer.vocabulary_size),
         )
+
+
+def _check_sizes(path: Path) -> None:
+    for name, most in _MOST_BYTES.items():
+        size = (path / name).stat().st_size if (path / name).exists() else 0
+        if size > most:
+            raise ModelRefused(LOAD_FAILED, f"{name} has {size:,} bytes, more than {most:,}")
 
 
 def _check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:

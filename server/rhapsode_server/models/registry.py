@@ -23,7 +23,7 @@ from rhapsode_server.models.model import ServedModel
 from rhapsode_server.models.overrides import StateStore
 from rhapsode_server.models.records import Records
 from rhapsode_server.models.scan import ScannedModel, Unreadable, scan
-from rhapsode_server.models.served import ModelStatus, ServedVersion
+from rhapsode_server.models.served import ModelStatus, ServedVersion, Trouble
 from rhapsode_server.models.version import Host
 from rhapsode_server.workers.launcher import Launcher
 
@@ -51,7 +51,12 @@ class ModelRegistry:
         self._host = Host(
             config=config,
             metrics=self.metrics,
-            launcher=Launcher(keep_standby=config.standby, on_change=self._note_standby),
+            launcher=Launcher(
+                keep_standby=config.standby,
+                log_format=config.log_format,
+                log_prompts=config.log_prompts,
+                on_change=self._note_standby,
+            ),
             devices=DevicePool(config.all_devices, config.threads, config.replicas),
         )
         feedback = Feedback(config.feedback_dir, server_name(config))
@@ -74,6 +79,12 @@ class ModelRegistry:
     def standby_ready(self) -> bool:
         """Whether a pre-imported process waits to become the next worker."""
         return self._host.launcher.standby_ready
+
+    @property
+    def trouble(self) -> Trouble:
+        """What the statuses do not say."""
+        hung_devices = self._host.devices.hung_for(self.config.load_timeout)
+        return Trouble(directory=self._said.get("", ""), hung_devices=hung_devices)
 
     def resolve(
         self, model: str, *, version: int | None = None, alias: str | None = None, key: str = ""
@@ -182,6 +193,7 @@ class ModelRegistry:
                 name=found.name, host=self._host, records=self._records, on_change=self._changed
             )
         model = self.models[found.name]
+        self.metrics.set_decision(found.name, found.decided_at)
         before, model.found = model.found, found
         if before != replace(found, fingerprints=before.fingerprints):
             self._changed()

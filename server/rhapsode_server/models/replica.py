@@ -135,10 +135,11 @@ class Replica:
             await self._stop_worker()
             raise
         self.facts, self._up_since = facts, asyncio.get_running_loop().time()
+        self.place.note_ready()
         return facts
 
     def _lost(self, reason: ExitReason) -> None:
-        worker, self.worker, self.facts = self.worker, None, None
+        worker = self._take_worker(is_hung=reason is ExitReason.HUNG)
         assert worker
         if self._keeps_up:
             self.num_restarts += 1
@@ -174,6 +175,11 @@ class Replica:
         return None
 
     async def _stop_worker(self) -> None:
-        worker, self.worker, self.facts = self.worker, None, None
-        if worker:
+        if worker := self._take_worker(is_hung=False):
             await worker.stop()
+
+    def _take_worker(self, *, is_hung: bool) -> Worker | None:
+        if self.facts:
+            self.place.note_end(is_hung=is_hung)
+        worker, self.worker, self.facts = self.worker, None, None
+        return worker

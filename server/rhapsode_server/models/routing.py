@@ -30,9 +30,18 @@ class Router:
         return any(replica.is_ready for replica in self.replicas)
 
     @property
+    def num_waiting(self) -> int:
+        """Requests that no engine has begun with."""
+        return sum(worker.num_waiting for worker in self._workers)
+
+    @property
+    def num_running(self) -> int:
+        return sum(worker.num_running for worker in self._workers)
+
+    @property
     def kind_of_start(self) -> str:
         """`standby` if every worker began as one, else `cold`."""
-        workers = [replica.worker for replica in self.replicas if replica.worker]
+        workers = self._workers
         return "standby" if workers and all(worker.was_standby for worker in workers) else "cold"
 
     @contextmanager
@@ -69,6 +78,10 @@ class Router:
             await self._released.wait()
             for replica in self.replicas:
                 await replica.idle.wait()
+
+    @property
+    def _workers(self) -> list[Worker]:
+        return [worker for replica in self.replicas if (worker := replica.worker)]
 
     def _worker_of(self, group: int) -> Worker:
         replica = self.replicas[group % len(self.replicas)]

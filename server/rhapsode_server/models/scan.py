@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rhapsode_contract.model_directory import ModelDirectory, ModelDirectoryError, ModelFolder, files
+from rhapsode_contract.model_directory import ModelDirectory, ModelDirectoryError, files
 
 _DECISIONS = ("aliases.json", "traffic.json")
 
@@ -42,7 +42,7 @@ def scan(root: Path, refused: Mapping[str, Collection[int]]) -> list[ScannedMode
     Raises OSError when the directory itself cannot be read.
     """
     directory = ModelDirectory(root)
-    return [_scan_model(directory.model(name), refused.get(name, ())) for name in directory.models()]
+    return [_scan_model(directory, name, refused.get(name, ())) for name in directory.models()]
 
 
 def fingerprint(path: Path) -> str:
@@ -54,19 +54,20 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _scan_model(folder: ModelFolder, refused: Collection[int]) -> ScannedModel | Unreadable:
+def _scan_model(directory: ModelDirectory, name: str, refused: Collection[int]) -> ScannedModel | Unreadable:
     try:
+        folder = directory.model(name)
         paths = {number: folder.path / str(number) for number in folder.versions()}
         return ScannedModel(
-            name=folder.name,
+            name=name,
             aliases=folder.aliases(),
             weights=folder.traffic(),
             paths=paths,
-            decided_at=max(_changed_at(folder.path / name) for name in _DECISIONS),
+            decided_at=max(_changed_at(folder.path / file) for file in _DECISIONS),
             fingerprints=_fingerprints({number: paths[number] for number in refused if number in paths}),
         )
     except (ModelDirectoryError, OSError) as error:
-        return Unreadable(folder.name, str(error))
+        return Unreadable(name, str(error))
 
 
 def _fingerprints(paths: Mapping[int, Path]) -> dict[int, str]:

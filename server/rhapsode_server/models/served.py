@@ -160,6 +160,18 @@ class ModelStatus:
         return any(version.state is VersionState.SERVING for version in self.versions)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What goes wrong here beyond what the states of versions say.
+
+    `directory`: why the model directory cannot be read; empty: it can. `hung_devices`: those on which a worker hung,
+    and on which the server could not bring one up again within the time that loading may take.
+    """
+
+    directory: str = ""
+    hung_devices: tuple[str, ...] = ()
+
+
 class Models(Protocol):
     """The models of the directory, as `rpc` sees them."""
 

@@ -200,6 +200,7 @@ class Version:
     async def _start_replicas(self, vocabulary_size: int) -> Ready:
         replicas = [self._make_replica(vocabulary_size) for _ in range(self.host.config.replicas)]
         self._router = Router(replicas)
+        self.host.metrics.follow_queue(self.model, self.number, lambda: self._router)
         starts = [asyncio.ensure_future(replica.start()) for replica in replicas]
         try:
             return (await asyncio.gather(*starts))[0]
@@ -245,8 +246,9 @@ class Version:
             step_timeout=config.step_timeout,
             on_step=lambda stats, seconds: self._note_step(place, stats, seconds),
             on_stage=lambda stage: self._enter_unless_live(VersionState(stage)),
+            on_usage=lambda usage: metrics.set_usage(self.model, self.number, place, usage),
             on_lost=on_lost,
-            on_exit=lambda reason: metrics.count_worker_exit(self.model, self.number, reason),
+            on_exit=lambda reason: self._note_exit(place, reason),
         )
 
     def _made_served(self, files: VersionFiles, facts: Ready) -> ServedVersion:
@@ -292,9 +294,17 @@ class Version:
         if outcome in FAILURES:
             self.on_failure()
 
+    def _note_exit(self, place: Place, reason: ExitReason) -> None:
+        self._note_engine_gone(place)
+        self.host.metrics.set_usage(self.model, self.number, place, None)
+        self.host.metrics.count_worker_exit(self.model, self.number, reason)
+
+    def _note_engine_gone(self, place: Place) -> None:
+        if self._latest.pop(place, None):
+            self.host.metrics.observe_step(self.model, self.number, _together(_NOTHING, self._latest.values()), 0.0)
+
     def _lost(self, place: Place, reason: ExitReason) -> None:
-        self._latest.pop(place, None)
-        self.host.metrics.observe_step(self.model, self.number, _together(_NOTHING, self._latest.values()), 0.0)
+        self._note_engine_gone(place)
         if self._is_leaving:
             return
         self.host.metrics.count_worker_restart(self.model, self.number)

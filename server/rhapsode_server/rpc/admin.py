@@ -36,6 +36,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             open_calls=self._rotation.num_open_calls,
             standby_ready=self._models.standby_ready,
             models=map(messages.model_admin, self._models.statuses()),
+            not_ready_because=self._rotation.not_ready_because,
         )
 
     async def SetTraffic(self, request: pb.SetTrafficRequest, context: Context) -> pb.SetTrafficResponse:

@@ -11,6 +11,7 @@ from rhapsode_server.config import ServerConfig
 from rhapsode_server.metrics import Metrics, MetricsServer
 from rhapsode_server.models.served import ModelStatus
 from rhapsode_server.rpc.health import HealthService
+from rhapsode_server.rpc.heartbeat import MayBeInTrouble, beat
 from rhapsode_server.rpc.rotation import Rotation
 from rhapsode_server.rpc.server import (
     ADMIN_SERVICE,
@@ -20,11 +21,13 @@ from rhapsode_server.rpc.server import (
     Server,
     join_address,
 )
+from rhapsode_server.rpc.trace import open_tracing
+from rhapsode_server.rpc.transport import allow_many_files
 
 logger = logging.getLogger("rhapsode.rpc")
 
 
-class RunningModels(AdministeredModels, Protocol):
+class RunningModels(AdministeredModels, MayBeInTrouble, Protocol):
     """Models that follow the model directory between `start` and `stop`."""
 
     async def start(self) -> None:
@@ -74,13 +77,14 @@ class Shutdown:
 
 
 async def serve(config: ServerConfig, make_models: MakeModels) -> None:
-    """Serve until SIGTERM or SIGINT. Raises CannotListen."""
-    shutdown, metrics = Shutdown(), Metrics()
+    """Serve until SIGTERM or SIGINT. Raises CannotStart."""
+    allow_many_files()
+    shutdown, metrics = Shutdown(), Metrics(vllm_names=config.vllm_metric_names)
     health = HealthService(SERVICES, alive=(ADMIN_SERVICE,) if config.admin_address else ())
     models = make_models(config=config, metrics=metrics, on_change=health.update)
-    server = Server(config, models, metrics, health)
-    with shutdown.on_signals(), _metrics_server(config, metrics) as metrics_server:
-        async with _running(server, models):
+    with shutdown.on_signals(), open_tracing(config) as tracing, _metrics_server(config, metrics) as metrics_server:
+        server = Server(config, models, metrics, health, tracing)
+        async with _running(server, models), _beating(health, models):
             _announce(config, server, metrics_server)
             await shutdown.asked.wait()
             await _drain(config, server.rotation, shutdown)
@@ -97,6 +101,15 @@ async def _running(server: Server, models: RunningModels) -> AsyncIterator[None]
         # In this order: streams that are still open fail with a reason before their connections close.
         await models.stop()
         await server.stop()
+
+
+@asynccontextmanager
+async def _beating(health: HealthService, models: RunningModels) -> AsyncIterator[None]:
+    heartbeat = asyncio.get_running_loop().create_task(beat(health, models))
+    try:
+        yield
+    finally:
+        heartbeat.cancel()
 
 
 async def _drain(config: ServerConfig, rotation: Rotation, shutdown: Shutdown) -> None:
@@ -130,5 +143,10 @@ def _announce(config: ServerConfig, server: Server, metrics_server: MetricsServe
         *([f"metrics on {metrics_server.url}"] if metrics_server else ()),
         *([f"admin on {server.admin_address}"] if server.admin_address else ()),
         *([f"health on {server.health_address}"] if server.health_address else ()),
+        *([f"OpenAI on {_scheme(config)}://{server.openai_address}/v1"] if server.openai_address else ()),
     )
     logger.info("serving %s: %s", config.models, ", ".join(places))
+
+
+def _scheme(config: ServerConfig) -> str:
+    return "http" if config.tls_cert is None else "https"

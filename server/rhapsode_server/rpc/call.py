@@ -5,15 +5,24 @@ import secrets
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rhapsode_server.engine.request import FinishReason
 from rhapsode_server.metrics import Metrics
 from rhapsode_server.models.served import ServedVersion
+from rhapsode_server.rpc.quota import Quota
+from rhapsode_server.rpc.trace import NO_TRACE, Trace
+from rhapsode_server.rpc.transcript import Transcript
 from rhapsode_server.workers.stream import TokenStream
+
+if TYPE_CHECKING:
+    from rhapsode_server.rpc.requests.generate import GenerationRequest
 
 REQUEST_ID_KEY = "x-request-id"
 TRAFFIC_KEY_KEY = "x-traffic-key"
 
+# The caller's own clock ends a call too, often a moment before ours.
+_DEADLINE_SLACK = 0.05
 _NOT_FINITE = FinishReason.NOT_FINITE.value
 _REQUEST_ID = re.compile(r"[ -~]{1,128}")
 
@@ -28,7 +37,10 @@ class Call:
     """A call of one of our services, or a completion of a batch, which has a `branch` of its call.
 
     Times are `time.monotonic()` seconds; `tokens` are those of a generation. `deadline` is when the caller gives up.
-    Where traffic is split between versions, calls of one `traffic_key` go to the same one. `details` go to the log.
+    Where traffic is split between versions, calls of one `traffic_key` go to the same one. `caller` is who it is, by
+    its token or certificate, and `quota` what is left to it. `request` is what a completion is asked to be, and
+    `tokenising` when that of its prompt began and ended. Of an `is_batch` each completion is counted by itself.
+    `transcript` is there where the log is to show it; `details` go there too.
     """
 
     method: str
@@ -36,6 +48,8 @@ class Call:
     arrived_at: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     traffic_key: str = ""
+    caller: str = ""
+    quota: Quota = field(default_factory=Quota)
     model: str = ""
     version: int | None = None
     served: ServedVersion | None = None
@@ -44,6 +58,11 @@ class Call:
     num_generated_tokens: int = 0
     tokens: TokenStream | None = None
     last_tokens_at: float | None = None
+    request: "GenerationRequest | None" = None
+    tokenising: tuple[float, float] | None = None
+    is_batch: bool = False
+    trace: Trace = NO_TRACE
+    transcript: Transcript | None = None
     details: dict[str, object] = field(default_factory=dict)
 
     def branch(self) -> "Call":
@@ -54,6 +73,7 @@ class Call:
             arrived_at=self.arrived_at,
             deadline=self.deadline,
             traffic_key=self.traffic_key,
+            transcript=self.transcript,
         )
 
     def answered_by(self, version: ServedVersion) -> None:
@@ -62,6 +82,11 @@ class Call:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return ((REQUEST_ID_KEY, self.request_id),)
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the caller's time is over, or as good as over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline - _DEADLINE_SLACK
 
     @property
     def total(self) -> float:

@@ -7,12 +7,14 @@ from rhapsode.v1 import generation_pb2 as pb
 
 from rhapsode_server.errors import ServingError
 from rhapsode_server.metrics import Metrics
+from rhapsode_server.models.served import Models
 from rhapsode_server.rpc import messages
 from rhapsode_server.rpc.call import Call
 from rhapsode_server.rpc.completion import Completion
 from rhapsode_server.rpc.lane import Lane
 from rhapsode_server.rpc.messages import Event
-from rhapsode_server.rpc.prepare import Prepared
+from rhapsode_server.rpc.prepare import Prepared, prepare
+from rhapsode_server.rpc.select import resolve
 
 
 class Generation:
@@ -25,7 +27,9 @@ class Generation:
         self._metrics = metrics
         self._completion = Completion(prepared)
         self._is_open = False
+        self._texts: list[str] = []
         call.num_prompt_tokens = len(prepared.prompt_ids)
+        call.request, call.tokenising = prepared.request, prepared.tokenising
 
     async def submit(self) -> None:
         """Raises Overloaded, Unavailable."""
@@ -39,14 +43,15 @@ class Generation:
         """One Started, any number of Delta, one Finished."""
         completion = self._completion
         yield messages.started(self._call, self._prepared.request.sampling)
-        if _says_something(delta := completion.begin()):
+        if self._says_something(delta := completion.begin()):
             yield delta
         while completion.finish_reason is None:
-            if _says_something(delta := await self._next_delta()):
+            if self._says_something(delta := await self._next_delta()):
                 yield delta
-        if rest := completion.finish():
-            yield pb.Delta(text=rest)
+        if self._says_something(delta := pb.Delta(text=completion.finish())):
+            yield delta
         self.close()
+        self._call.finish_reason = _label(completion.finish_reason)
         yield messages.finished(self._call, completion.finish_reason, completion.matched_stop)
 
     def close(self) -> None:
@@ -55,6 +60,14 @@ class Generation:
             self._is_open = False
             assert self._call.tokens is not None
             self._lane.leave(self._call.tokens)
+        if self._call.transcript is not None and self._texts:
+            self._call.transcript.completions.append("".join(self._texts))
+            self._texts.clear()
+
+    def _says_something(self, delta: pb.Delta) -> bool:
+        if self._call.transcript is not None and delta.text:
+            self._texts.append(delta.text)
+        return bool(delta.text or delta.token_ids or delta.logprobs or delta.prompt_logprobs)
 
     async def _next_delta(self) -> pb.Delta:
         call, completion = self._call, self._completion
@@ -66,8 +79,6 @@ class Generation:
             call.finish_reason = chunk.finish_reason.value if chunk.finish_reason else ""
             raise
         self._count(completion.num_tokens - call.num_generated_tokens)
-        if completion.finish_reason is not None:
-            call.finish_reason = pb.FinishReason.Name(completion.finish_reason).removeprefix("FINISH_REASON_").lower()
         return delta
 
     def _count(self, num_tokens: int) -> None:
@@ -87,5 +98,17 @@ class Generation:
         call.last_tokens_at = now
 
 
-def _says_something(delta: pb.Delta) -> bool:
-    return bool(delta.text or delta.token_ids or delta.logprobs or delta.prompt_logprobs)
+async def submitted(
+    message: pb.GenerateRequest, *, models: Models, metrics: Metrics, default_max_new_tokens: int, call: Call
+) -> Generation:
+    """The only completion of a call. Raises all that resolving, preparing and submitting raise."""
+    version = resolve(models, message, call)
+    with version.engine.hold():
+        prepared = await prepare(message, version, default_max_new_tokens)
+        generation = Generation(prepared, call, Lane(width=1), metrics)
+        await generation.submit()
+    return generation
+
+
+def _label(reason: pb.FinishReason) -> str:
+    return pb.FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower()

@@ -13,9 +13,7 @@ from rhapsode_server.models.served import Models
 from rhapsode_server.rpc import batch, messages, tokens
 from rhapsode_server.rpc.batch import Batch
 from rhapsode_server.rpc.call import current_call
-from rhapsode_server.rpc.generate import Generation
-from rhapsode_server.rpc.lane import Lane
-from rhapsode_server.rpc.prepare import prepare
+from rhapsode_server.rpc.generate import Generation, submitted
 from rhapsode_server.rpc.score import scoring
 from rhapsode_server.rpc.select import resolve
 from rhapsode_server.rpc.threads import in_thread
@@ -73,10 +71,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return await in_thread(len(request.token_ids.ids), lambda: tokens.detokenized(request, version))
 
     async def _submitted(self, message: pb.GenerateRequest) -> Generation:
-        call = current_call.get()
-        version = resolve(self._models, message, call)
-        with version.engine.hold():
-            prepared = await prepare(message, version, self._default_max_new_tokens)
-            generation = Generation(prepared, call, Lane(width=1), self._metrics)
-            await generation.submit()
-        return generation
+        return await submitted(
+            message,
+            models=self._models,
+            metrics=self._metrics,
+            default_max_new_tokens=self._default_max_new_tokens,
+            call=current_call.get(),
+        )

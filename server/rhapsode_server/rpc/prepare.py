@@ -1,6 +1,7 @@
 """A request made ready for the engine: tokenised, cut to the context, words banned."""
 
 import asyncio
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +20,16 @@ from rhapsode_server.workers.stream import TokenStream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """`prompt_ids` are those that the model sees. Completions of one `group` share the work of the prompt."""
+    """`prompt_ids` are those that the model sees. Completions of one `group` share the work of the prompt.
+
+    `tokenising` is when that of the prompt began and ended, `time.monotonic()` seconds.
+    """
 
     request: GenerationRequest
     version: ServedVersion
     prompt_ids: tuple[int, ...]
     parameters: SamplingParameters
+    tokenising: tuple[float, float]
     group: int | None = None
 
     @property
@@ -75,11 +80,15 @@ async def prepare(message: pb.GenerateRequest, version: ServedVersion, default_m
     """Raises InvalidRequest with all fields at fault."""
     request = generation_request(message, version, default_max_new_tokens)
     room = max(1, version.limits.context_length - request.stopping.max_new_tokens)
+    began_at = time.monotonic()
     prompt_ids = await prompt_token_ids(request.prompt, version, most=room if request.truncates_prompt else None)
+    tokenising = began_at, time.monotonic()
     banned = await _banned(request, version)
     parameters = sampling.engine_parameters(request.sampling, banned)
     _check_something_left(parameters)
-    return Prepared(request=request, version=version, prompt_ids=tuple(prompt_ids), parameters=parameters)
+    return Prepared(
+        request=request, version=version, prompt_ids=tuple(prompt_ids), parameters=parameters, tokenising=tokenising
+    )
 
 
 async def _banned(request: GenerationRequest, version: ServedVersion) -> tuple[tuple[int, ...], ...]:

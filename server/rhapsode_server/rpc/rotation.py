@@ -22,6 +22,11 @@ class Rotation:
         return self._open_calls.is_draining
 
     @property
+    def not_ready_because(self) -> str:
+        """Empty while the server is ready."""
+        return self._health.not_ready_because
+
+    @property
     def num_open_calls(self) -> int:
         return self._open_calls.count
 

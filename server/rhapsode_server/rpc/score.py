@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, suppress
@@ -134,7 +135,9 @@ async def scoring(request: pb.ScoreRequest, version: ServedVersion, call: Call, 
     """Raises InvalidRequest."""
     raise_if_any(_violations(request, version))
     is_text = request.WhichOneof("input") == "text"
+    began_at = time.monotonic()
     ids = await prompt.encode(request.text, version.tokenizer) if is_text else request.token_ids.ids
+    call.tokenising = began_at, time.monotonic()
     ids = _as_document(ids, version) if request.as_document else ids
     field, most = "text" if is_text else "token_ids", _most_tokens(request.top_logprobs, version)
     raise_if_any(_length_violations(field, len(ids), most))

@@ -40,7 +40,7 @@ class ChatTemplate:
     ) -> None:
         try:
             self._template = _ENVIRONMENT.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+        except (jinja2.TemplateError, RecursionError, SyntaxError, MemoryError) as error:  # Python's own limits too
             raise ValueError(f"the chat template cannot be read: {error}") from None
         self._special_tokens = dict(special_tokens)
         self._max_bytes = max_bytes

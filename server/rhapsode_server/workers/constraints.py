@@ -1,5 +1,6 @@
 """Requests whose constraint is not ready yet, in a worker. Belongs to the engine's thread but for the notification."""
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,6 +11,8 @@ from rhapsode_server.engine.events import TokenEvent
 from rhapsode_server.engine.grammar import Grammars
 from rhapsode_server.engine.refusal import BadConstraint, ConstraintsBusy
 from rhapsode_server.engine.request import EngineRequest, FinishReason, Matcher
+
+logger = logging.getLogger("rhapsode.workers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,9 @@ class Constraining:
             self.engine.submit(request, matcher.result())
             self._news.prepared.append(request.request_id)
         except BadConstraint as error:
+            if error.bug:
+                fields = {"request_id": request.wire_id}
+                logger.error("a constraint could not be prepared", exc_info=error.bug, extra={"fields": fields})
             self._end(request, FinishReason.BAD_CONSTRAINT, error.detail)
         except ConstraintsBusy as error:
             self._end(request, FinishReason.CONSTRAINT_BUSY, str(error))

@@ -37,10 +37,12 @@ class Launcher:
     """Call it from the event loop's thread only: the system ends a process when the thread that started it ends.
 
     What it starts gives way to workers that serve, which count themselves in `num_serving`. `on_change` hears when
-    `standby_ready` may have changed.
+    `standby_ready` may have changed. The processes log in `log_format`, what callers send only if they `log_prompts`.
     """
 
     keep_standby: bool
+    log_format: str = "text"
+    log_prompts: bool = False
     on_change: Callable[[], None] = lambda: None
     num_serving: int = field(default=0, init=False)
     _standby: Launched | None = None
@@ -59,12 +61,12 @@ class Launcher:
             return replace(standby, is_standby=is_ready, gives_way=gives_way)
         if standby:
             standby.connection.close()
-        return _spawn(gives_way=gives_way)
+        return self._start(gives_way=gives_way)
 
     def refill(self) -> None:
         """Begin to make a standby if there is to be one and is none."""
         if self.keep_standby and self._standby is None:
-            self._standby = _spawn(gives_way=True)
+            self._standby = self._start(gives_way=True)
             asyncio.get_running_loop().add_reader(self._standby.connection.fileno(), self._hear)
 
     async def stop(self) -> None:
@@ -74,6 +76,9 @@ class Launcher:
             self._retry.cancel()
         if standby := self._take_standby():
             await asyncio.to_thread(_end, standby)
+
+    def _start(self, *, gives_way: bool) -> Launched:
+        return _spawn(self.log_format, "on" if self.log_prompts else "off", gives_way=gives_way)
 
     def _take_standby(self) -> Launched | None:
         standby, self._standby = self._standby, None
@@ -109,11 +114,11 @@ class Launcher:
         self.on_change()
 
 
-def _spawn(*, gives_way: bool) -> Launched:
+def _spawn(*log_settings: str, gives_way: bool) -> Launched:
     ours, theirs = socket.socketpair()
     with theirs:
         arguments = [str(int(each)) for each in (theirs.fileno(), os.getpid(), gives_way)]
-        command = [sys.executable, "-m", "rhapsode_server.workers.process", *arguments]
+        command = [sys.executable, "-m", "rhapsode_server.workers.process", *arguments, *log_settings]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         # A group of its own: Ctrl-C in a terminal reaches the front-end alone, which drains before it stops us. Not a
         # session: Linux shares out the processors by session first, and a low priority counts inside one only.

@@ -8,6 +8,7 @@ from rhapsode_server.engine.engine import EngineStats, StepResult
 from rhapsode_server.engine.events import PromptScores, Started, TokenEvent
 from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.request import EngineRequest, FinishReason, TokenScore
+from rhapsode_server.engine.usage import Usage
 from rhapsode_server.workers.exits import ExitReason
 
 
@@ -40,7 +41,9 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """From the worker: it takes messages between two steps."""
+    """From the worker: it takes messages between two steps, and what it takes of the machine."""
+
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The worker process: one engine, fed and read through a socket.
 
-`python -m rhapsode_server.workers.process FD PARENT GIVES_WAY`: the socket, the front-end's process id, and 1 if others
-serve meanwhile. torch is imported before it is known what to load, so that a process can wait in readiness, but never
-by the front-end, which imports only the messages.
+`python -m rhapsode_server.workers.process FD PARENT GIVES_WAY LOG_FORMAT LOG_PROMPTS`: the socket, the front-end's
+process id, 1 if others serve meanwhile, and what the front-end's flags of these names say. torch is imported before it
+is known what to load, so that a process can wait in readiness, but never by the front-end, which imports only the
+messages.
 """
 
 import os
@@ -22,6 +23,8 @@ from rhapsode_server.engine.engine import Engine
 from rhapsode_server.engine.grammar import Grammars
 from rhapsode_server.engine.refusal import ModelRefused, is_out_of_memory
 from rhapsode_server.engine.system import end_with_parent, lower_priority
+from rhapsode_server.engine.usage import measure_usage
+from rhapsode_server.logs import configure_logging
 from rhapsode_server.workers.constraints import Constraining, Prepared
 from rhapsode_server.workers.exits import ExitReason
 from rhapsode_server.workers.messages import (
@@ -45,7 +48,9 @@ Inbox = queue.SimpleQueue[ToWorker | Prepared]
 
 
 def main() -> None:
-    descriptor, parent, gives_way = map(int, sys.argv[1:])
+    descriptor, parent, gives_way = map(int, sys.argv[1:4])
+    log_format, log_prompts = sys.argv[4:]
+    configure_logging(log_format, shows_content=log_prompts == "on")
     end_with_parent(parent)
     connection = socket.socket(fileno=descriptor)
     inbox, outbox = Inbox(), Outbox(connection)
@@ -55,9 +60,10 @@ def main() -> None:
         outbox.send(Imported())
         start = inbox.get()
         assert isinstance(start, Start)
-        options, engine = start.options, _build(start, outbox)
+        options, (engine, device) = start.options, _build(start, outbox)
         grammars = Grammars(Path(options.path) / "tokenizer.json", vocabulary_size=options.vocabulary_size)
-        run(engine, Constraining(engine, grammars, notify=inbox.put), inbox, outbox)
+        _pin_threads(device)
+        run(engine, Constraining(engine, grammars, notify=inbox.put), inbox, outbox, device=device)
     except ModelRefused as refusal:
         outbox.send(Refused(reason=refusal.reason, detail=refusal.detail))
         outbox.flush()
@@ -68,7 +74,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def run(engine: Engine, constraining: Constraining, inbox: Inbox, outbox: Outbox) -> NoReturn:
+def run(engine: Engine, constraining: Constraining, inbox: Inbox, outbox: Outbox, *, device: str = "cpu") -> NoReturn:
     """Step while there is work, wait for messages while there is none, until the process is killed."""
     while True:
         if not engine.has_work:
@@ -85,7 +91,7 @@ def run(engine: Engine, constraining: Constraining, inbox: Inbox, outbox: Outbox
                     constraining.cancel(request_id)
                     engine.cancel(request_id)
                 case Ping():
-                    outbox.send(Pong())
+                    outbox.send(Pong(measure_usage(device)))
         constraining.end_what_is_due()
         news = constraining.take_news()
         if engine.has_work or news.events:
@@ -112,8 +118,10 @@ def _read(connection: socket.socket, inbox: Inbox) -> None:
     os._exit(0)
 
 
-def _build(start: Start, outbox: Outbox) -> Engine:
+def _build(start: Start, outbox: Outbox) -> tuple[Engine, str]:
+    """The engine, and the device on which it computes."""
     from rhapsode_server.engine.build import build_engine, use_threads
+    from rhapsode_server.engine.first_answer import answer_once
 
     def tell(stage: str) -> None:
         outbox.send(Stage(stage))
@@ -124,6 +132,7 @@ def _build(start: Start, outbox: Outbox) -> Engine:
     )
     # How many threads compute belongs to the thread that starts them.
     use_threads(start.options)
+    answer_once(built.engine, start.options.vocabulary_size)
     outbox.send(
         Ready(
             device=str(built.loaded.device),
@@ -134,11 +143,25 @@ def _build(start: Start, outbox: Outbox) -> Engine:
             canary=built.canary,
         )
     )
-    return built.engine
+    return built.engine, str(built.loaded.device)
+
+
+def _pin_threads(device: str) -> None:
+    """Last: threads that were started before may run anywhere."""
+    from rhapsode_server.engine.pinning import pin_threads
+
+    if device == "cpu":
+        pin_threads()
 
 
 def _import_engine() -> None:
+    from transformers.utils import logging as transformers_logging
+
     import rhapsode_server.engine.build  # noqa: F401
+
+    # Its lines look like ours.
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
 
 
 def _call(function: Callable[[], T], *, gives_way: bool) -> T:

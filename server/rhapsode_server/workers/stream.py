@@ -26,11 +26,12 @@ class TokenChunk:
 class TokenStream:
     """Iterates over chunks. Tokens gather until somebody reads and `wake` was called; the first needs no call.
 
-    The times are `time.monotonic()` seconds; `num_cached_tokens` of the prompt were computed before. Close it however
-    the request ends: an unfinished one is then cancelled in the engine.
+    `request_id` is what the caller knows it by. The times are `time.monotonic()` seconds; `num_cached_tokens` of the
+    prompt were computed before. Close it however the request ends: an unfinished one is then cancelled in the engine.
     """
 
     on_close: Callable[[], None]
+    request_id: str = ""
     submitted_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     first_token_at: float | None = None

@@ -12,7 +12,9 @@ from rhapsode_server.engine.engine import EngineStats
 from rhapsode_server.engine.options import EngineOptions
 from rhapsode_server.engine.refusal import LOAD_TIMEOUT, ModelRefused
 from rhapsode_server.engine.request import EngineRequest
+from rhapsode_server.engine.usage import Usage
 from rhapsode_server.errors import Unavailable, WorkerLost
+from rhapsode_server.logs import current_request_id
 from rhapsode_server.workers.admission import Admission
 from rhapsode_server.workers.channel import Channel
 from rhapsode_server.workers.delivery import Delivery
@@ -23,6 +25,7 @@ from rhapsode_server.workers.messages import (
     Crashed,
     FromWorker,
     Ping,
+    Pong,
     Ready,
     Refused,
     Stage,
@@ -37,6 +40,9 @@ from rhapsode_server.workers.watchdog import Heartbeat, sleep_while_running
 # For a killed process to end; one that hangs in a driver may never.
 _KILL_SECONDS = 10.0
 
+# So many requests that were lost are named in the log.
+_MOST_LOGGED = 64
+
 # Ends that whoever started the worker hears of with a reason.
 _EXPLAINED = (ExitReason.STOPPED, ExitReason.REFUSED, ExitReason.LOAD_TIMEOUT)
 
@@ -49,7 +55,8 @@ class Worker:
 
     `load_timeout` is for the time until it is ready, `step_timeout` for a sign of life from then on; seconds.
     `on_step` hears of every step, `on_stage` of the stages of loading, `on_lost` when a process that was ready ended,
-    or hangs, without having been told to end; `on_exit` once of every process.
+    or hangs, without having been told to end; `on_exit` once of every process; `on_usage` of what it takes of the
+    machine, when it is ready and then at least three times in a `step_timeout`.
     """
 
     options: EngineOptions
@@ -62,6 +69,7 @@ class Worker:
     on_stage: Callable[[str], None]
     on_lost: Callable[[ExitReason], None]
     on_exit: Callable[[ExitReason], None]
+    on_usage: Callable[[Usage], None] = lambda usage: None
     was_standby: bool = field(default=False, init=False)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -132,7 +140,9 @@ class Worker:
         """
         if not self._is_up or self._is_closed:
             raise Unavailable("the engine is not running")
-        request = EngineRequest(request_id=next(self._request_ids), prompt_ids=tuple(prompt_ids), **fields)
+        request = EngineRequest(
+            request_id=next(self._request_ids), prompt_ids=tuple(prompt_ids), wire_id=current_request_id(), **fields
+        )
         self._admission.admit(request)
         return self._open_stream(request)
 
@@ -163,7 +173,7 @@ class Worker:
             logger.error("engine process %d was killed and does not end", self.process_id)
 
     def _open_stream(self, request: EngineRequest) -> TokenStream:
-        stream = TokenStream(on_close=lambda: self._cancel(request.request_id))
+        stream = TokenStream(on_close=lambda: self._cancel(request.request_id), request_id=request.wire_id)
         self._streams[request.request_id] = stream
         self.idle.clear()
         self._send(Submit(request))
@@ -189,6 +199,8 @@ class Worker:
         match message:
             case Step():
                 self._deliver(message)
+            case Pong(usage):
+                self.on_usage(usage)
             case Stage(name):
                 self.on_stage(name)
             case Ready() if not self._ready.done():
@@ -252,6 +264,7 @@ class Worker:
     def _close(self) -> None:
         self._is_closed = True
         self._delivery.hand_out()
+        self._log_lost_requests()
         lost = WorkerLost("the engine process ended while the request ran")
         for stream in self._streams.values():
             stream.fail(lost)
@@ -260,6 +273,13 @@ class Worker:
         self._note_idle()
         if not self._ready.done():
             self._ready.set_exception(lost)
+
+    def _log_lost_requests(self) -> None:
+        """One of them may have ended the process."""
+        if self._streams:
+            request_ids = [stream.request_id for stream in itertools.islice(self._streams.values(), _MOST_LOGGED)]
+            fields = {"process": self.process_id, "path": self.options.path, "request_ids": request_ids}
+            logger.warning("%d requests end with their process", len(self._streams), extra={"fields": fields})
 
     def _end(self, code: int) -> None:
         if self._watch:

@@ -20,6 +20,8 @@ START = (
     "from rhapsode_client.cli.app import main; main()"
 )
 COMMAND = [sys.executable, "-c", START]
+# On a terminal of its own: what is typed there as Ctrl-C interrupts the command, as it does for a person.
+COMMAND_ON_TERMINAL = [sys.executable, "-c", f"import os; os.login_tty(0); {START}"]
 
 
 @pytest.fixture
@@ -35,11 +37,13 @@ def rhapsode(server: Any) -> Callable[..., Result]:
 
 @pytest.fixture
 def process(server: Any, tmp_path: Any) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts a command in a process of its own; its streams are pipes unless said otherwise."""
+    """Starts a command in a process of its own: `on` a terminal, else with pipes where nothing else is said."""
     with ExitStack() as stack:
 
-        def start(*arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+        def start(*arguments: str, on: Terminal | None = None, **streams: Any) -> subprocess.Popen[bytes]:
+            ends = on.theirs if on else subprocess.PIPE
+            pipes = {"stdin": ends, "stdout": ends, "stderr": ends} | streams
+            command = COMMAND_ON_TERMINAL if on else COMMAND
             environment = {
                 **os.environ,
                 "RHAPSODE_ADDRESS": server.address,
@@ -48,7 +52,7 @@ def process(server: Any, tmp_path: Any) -> Iterator[Callable[..., subprocess.Pop
                 "TERM": "xterm",
                 "PROMPT_TOOLKIT_NO_CPR": "1",
             }
-            started = stack.enter_context(subprocess.Popen([*COMMAND, *arguments], env=environment, **pipes))
+            started = stack.enter_context(subprocess.Popen([*command, *arguments], env=environment, **pipes))
             stack.callback(started.kill)
             return started
 

@@ -66,6 +66,12 @@ def test_a_server_without_models(rhapsode, server):
     assert re.match(r"n, release 1, up \d+ s, open calls: 0, no model yet\n", rhapsode("admin", "status").stdout)
 
 
+def test_a_server_that_is_not_ready_says_why(rhapsode, server):
+    because = "poems 3 is quarantined (load_failed: [red]no weights)"
+    server.scripts["GetStatus"] = [pb.GetStatusResponse(server="n", release="1", not_ready_because=because)]
+    assert rhapsode("admin", "status").stdout.splitlines()[0].endswith(f", open calls: 0, NOT READY: {because}")
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

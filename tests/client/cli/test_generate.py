@@ -5,8 +5,10 @@ import threading
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest
 from rhapsode.v1 import generation_pb2 as pb
+from rhapsode_client.cli.settings import SETTINGS
 
 
 def test_text_goes_to_stdout_and_nothing_else(rhapsode):
@@ -25,14 +27,111 @@ def test_text_that_ends_its_line_gets_no_second_newline(rhapsode, server, stream
     assert rhapsode("generate", "The").stdout == "Sea\n"
 
 
-def test_options_reach_the_server(rhapsode, server):
-    options = "--max-new-tokens 9 --temperature 0.5 --top-k 3 --top-p 0.25 --seed 7 --model poems --version 2"
-    assert rhapsode("generate", "The", *options.split(), "--stop", "a", "--stop", "b").exit_code == 0
-    sampling = pb.SamplingParameters(temperature=0.5, top_k=3, top_p=0.25, seed=7)
-    stopping = pb.StoppingCriteria(max_new_tokens=9, stop_strings=["a", "b"])
+EVERY_OPTION = """
+--model poems --alias previous --temperature 0.5 --top-k 3 --top-p 0.25 --min-p 0.5 --typical-p 0.75
+--repetition-penalty 1.5 --presence-penalty 0.5 --frequency-penalty 2 --logit-bias 3=-1.5,4=2 --allowed-token-ids 1,2,3
+--banned-word rain --banned-word fog --seed 7 --max-new-tokens 9 --min-new-tokens 2 --stop a --stop b
+--stop-token-ids 5,6 --include-stop --ignore-eos --time-limit 2.5 --choice yes --choice no --echo --postprocess
+--keep-special-tokens --token-ids --logprobs --top-logprobs 2 --prompt-logprobs --truncate-prompt --priority -3
+--request-id mine
+"""
+
+
+def test_every_option_reaches_the_server(rhapsode, server):
+    result = rhapsode("generate", "The", *EVERY_OPTION.split())
+    assert result.exit_code == 0, result.stderr
+    sampling = pb.SamplingParameters(
+        temperature=0.5,
+        top_k=3,
+        top_p=0.25,
+        min_p=0.5,
+        typical_p=0.75,
+        repetition_penalty=1.5,
+        presence_penalty=0.5,
+        frequency_penalty=2,
+        seed=7,
+        logit_bias={3: -1.5, 4: 2},
+        allowed_token_ids=[1, 2, 3],
+        banned_words=["rain", "fog"],
+    )
+    stopping = pb.StoppingCriteria(
+        max_new_tokens=9,
+        min_new_tokens=2,
+        stop_strings=["a", "b"],
+        stop_token_ids=[5, 6],
+        include_stop=True,
+        ignore_eos=True,
+        time_limit=Duration(seconds=2, nanos=500_000_000),
+    )
+    output = pb.OutputOptions(
+        token_ids=True,
+        logprobs=True,
+        top_logprobs=2,
+        prompt_logprobs=True,
+        echo=True,
+        skip_special_tokens=False,
+        postprocess=True,
+    )
     assert server.requests == [
-        pb.GenerateRequest(prompt="The", model="poems", version=2, sampling=sampling, stopping=stopping)
+        pb.GenerateRequest(
+            prompt="The",
+            model="poems",
+            alias="previous",
+            sampling=sampling,
+            stopping=stopping,
+            output=output,
+            constraint=pb.Constraint(choices=pb.Choices(texts=["yes", "no"])),
+            truncate_prompt=True,
+            priority=-3,
+            request_id="mine",
+        )
     ]
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=lambda setting: setting.name)
+def test_every_setting_is_an_option_of_generate_and_repl(rhapsode, setting):
+    option = (setting.flag or f"--{setting.name.replace('_', '-')}").partition("/")[0]
+    assert option in rhapsode("generate", "--help").stdout
+    assert option in rhapsode("repl", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [(["--chat"], [("user", "Who?")]), (["--system", "Be brief."], [("system", "Be brief."), ("user", "Who?")])],
+)
+def test_a_message_of_a_chat(rhapsode, server, arguments, messages):
+    assert rhapsode("generate", "Who?", *arguments).exit_code == 0
+    sent = server.requests[0].messages.messages
+    assert [(message.role, message.content) for message in sent] == messages
+
+
+@pytest.mark.parametrize("form", ["json_schema", "grammar"])
+def test_a_form_may_come_from_a_file(rhapsode, server, tmp_path, form):
+    (tmp_path / "form").write_text("é{}", "utf-8")
+    assert rhapsode("generate", "x", f"--{form.replace('_', '-')}", f"@{tmp_path}/form").exit_code == 0
+    assert getattr(server.requests[0].constraint, form) == "é{}"
+
+
+def test_log_probabilities_are_a_table_below_the_text(rhapsode, server):
+    first = pb.TokenLogprob(token_id=1, text=b"The")
+    second = pb.TokenLogprob(token_id=2, logprob=-0.5, rank=2, text=b" s\xc3")
+    second.candidates.add(token_id=3, logprob=-0.25, text="é".encode())
+    events = server.scripts["GenerateStream"]
+    delta = pb.Delta(text="!", prompt_logprobs=[first], logprobs=[second])
+    server.scripts["GenerateStream"] = [events[0], pb.GenerateStreamResponse(delta=delta), events[-1]]
+    shown = rhapsode("generate", "The", "--logprobs").stdout
+    assert [line.rstrip() for line in shown.splitlines()] == [
+        "!",
+        "",
+        "token of the prompt  probability  rank  likeliest there",
+        '"The"',
+        "",
+        "token     probability  rank  likeliest there",
+        r'" s\xc3"        60.7%     2  "é" 77.9%',
+    ]
+    finished = json.loads(rhapsode("generate", "The", "--logprobs", "--json").stdout.splitlines()[-1])
+    assert finished["logprobs"][0]["text"] == " s\\xc3"
+    assert finished["logprobs"][0]["candidates"][0]["text"] == "é"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +233,13 @@ def test_nobody_listens(rhapsode, free_address):
         (["generate", "x", "--timeout", "soon"], b"", "positive number of seconds"),
         (["generate", "x", "--warmth", "1"], b"", "--warmth"),
         (["generate", "-"], b"\xff", "not UTF-8"),
+        (["generate", "x", "--temperature", "hot"], b"", "'--temperature': must be a number, not 'hot'"),
+        (["generate", "x", "--logit-bias", "3"], b"", "ID=BIAS"),
+        (["generate", "x", "--grammar", "@/no/such"], b"", "cannot read /no/such"),
+        (["generate", "x", "--regex", "a", "--choice", "b"], b"", "constraint"),
+        (["generate", "x", "--version", "1", "--alias", "champion"], b"", "version"),
+        (["generate", "x", "--retries", "9"], b"", "retries"),
+        (["generate", "x", "--config", "/no/such"], b"", "--config: cannot read /no/such"),
         (["sing"], b"", "sing"),
     ],
 )
@@ -143,12 +249,6 @@ def test_bad_usage(rhapsode, server, arguments, stdin, said):
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert server.requests == []
-
-
-def test_help_documents_the_exit_codes(rhapsode):
-    shown = rhapsode("--help").stdout
-    for line in ("0    ok", "4    overloaded, unavailable or not reachable", "130  interrupted"):
-        assert line in shown
 
 
 def test_text_comes_through_a_pipe_as_it_is_produced_and_raw(process, server, stream_of):
@@ -169,6 +269,17 @@ def test_a_terminal_is_not_driven_by_the_text(process, terminal, server, stream_
     running = process("generate", "The", stdout=terminal.theirs, stderr=terminal.theirs)
     assert terminal.read_until(b"line\r\n") == b"[31mred2J\ttab\r\nline\r\n"
     assert b"seed 18446744073709551615, stop_string" in terminal.read_until(b"tokens/s]")
+    assert running.wait(10) == 0
+
+
+@pytest.mark.parametrize("variable", ["NO_COLOR", ""])
+def test_the_summary_is_faint_where_there_are_colours(process, terminal, monkeypatch, variable):
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    running = process("generate", "The", on=terminal)
+    shown = terminal.read_until(b"tokens/s]")
+    assert (b"\x1b[2m[poems version 3" in shown) is not bool(variable)
+    assert (b"\x1b" in shown) is not bool(variable)
     assert running.wait(10) == 0
 
 

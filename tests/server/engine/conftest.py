@@ -5,8 +5,10 @@ import pytest
 import torch
 from rhapsode_server.engine.attention import ForwardBatch
 from rhapsode_server.engine.block_pool import BlockPool
-from rhapsode_server.engine.cpu_attention import cpu_attention
+from rhapsode_server.engine.cpu_attention import CpuBatch, cpu_attention
+from rhapsode_server.engine.decode_tapes import DecodeTapes
 from rhapsode_server.engine.engine import Engine
+from rhapsode_server.engine.kv_cache import KVCache
 from rhapsode_server.engine.loader import load_model
 from rhapsode_server.engine.runner import ModelRunner
 from rhapsode_server.engine.scheduler import Scheduler, num_slots
@@ -30,11 +32,14 @@ def load(tmp_path: Path) -> Load:
         model = tiny_model(model) if isinstance(model, str) else model
         model.save_pretrained(tmp_path / "version")
         loaded = load_model(tmp_path / "version", device=torch.device("cpu"), dtype=dtype)
+        attention, kv_cache = attention or cpu_attention(dtype), KVCache()
         return ModelRunner(
             loaded=loaded,
             vocabulary_size=VOCABULARY_SIZE,
             max_sequences=max_sequences,
-            attention=attention or cpu_attention(dtype),
+            kv_cache=kv_cache,
+            attention=attention,
+            tapes=DecodeTapes(loaded=loaded, kv_cache=kv_cache) if attention is CpuBatch else None,
         )
 
     return load_tiny

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from rhapsode_server.engine.host_processors import available_cores
+from rhapsode_server.engine.host_processors import available_cores, cores_of_affinity
 
 V2, V1 = {"proc/self/cgroup": "0::/a/b\n"}, {"proc/self/cgroup": "4:cpu,cpuacct:/a\n2:memory:/x\n0::/\n"}
 
@@ -57,3 +57,11 @@ def test_the_tightest_bound_counts(tmp_path: Path, files: dict[str, str], allowe
 
 def test_here_it_is_no_more_than_the_affinity() -> None:
     assert 1 <= available_cores() <= len(os.sched_getaffinity(0))
+
+
+def test_a_core_has_its_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in pairs(8).items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 1, 2, 7})
+    assert cores_of_affinity(tmp_path) == [{1, 5}, {2}, {7}]

@@ -1,5 +1,6 @@
 """Faster modules in the place of a model's own: the same results, in every architecture."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,14 +10,18 @@ from hypothesis import strategies as st
 from rhapsode_server.engine import linears
 from rhapsode_server.engine.attention import ATTENTION
 from rhapsode_server.engine.host_memory import Memory
+from rhapsode_server.engine.kernels.gelu import TanhGELU
+from rhapsode_server.engine.kernels.linear import linear_kernel
 from rhapsode_server.engine.linears import (
     PackedLinear,
+    PanelEmbedding,
+    PanelLinear,
     can_pack,
-    leave_files,
     num_rows_computed,
     pack,
-    replaced_bytes,
+    settle,
     trim,
+    weights_bytes,
 )
 from rhapsode_server.engine.proof import prove
 from rhapsode_server.engine.refusal import ModelRefused
@@ -31,6 +36,16 @@ from transformers.pytorch_utils import Conv1D
 from .conftest import make_engine
 
 packs = pytest.mark.skipif(not can_pack(), reason="oneDNN is not in this torch, or this is no x86-64")
+has_panels = pytest.mark.skipif(not linear_kernel(), reason="no AVX-512 on this machine, or no kernels were built")
+
+
+@pytest.fixture(params=[pytest.param("oneDNN", marks=packs), pytest.param("panels", marks=has_panels)])
+def layer_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[nn.Module]]:
+    """What `pack` makes of a layer on a machine that has only the one, or both."""
+    with monkeypatch.context() as patch:
+        if request.param == "oneDNN":
+            patch.setattr(linears, "linear_kernel", lambda: None)
+        yield PackedLinear if request.param == "oneDNN" else PanelLinear
 
 
 @packs
@@ -43,6 +58,44 @@ def test_a_packed_layer_is_the_linear_layer(outputs: int, inputs: int, rows: int
         made = PackedLinear(exact.weight, exact.bias)
         assert torch.allclose(made(inputs_RI), exact(inputs_RI), rtol=1e-5, atol=1e-5)
         assert made(inputs_RI[None]).shape == (1, rows, outputs)
+
+
+@has_panels
+@settings(deadline=None)
+@given(outputs=st.integers(1, 200), inputs=st.integers(1, 300), rows=st.integers(0, 200), has_bias=st.booleans())
+def test_a_layer_in_panels_is_the_linear_layer(outputs: int, inputs: int, rows: int, has_bias: bool) -> None:
+    torch.manual_seed(outputs * inputs)
+    exact, inputs_RI = nn.Linear(inputs, outputs, bias=has_bias), torch.randn(rows, inputs)
+    with torch.inference_mode():
+        made = PanelLinear(exact.weight, exact.bias)
+        assert torch.allclose(made(inputs_RI).double(), exact.double()(inputs_RI.double()), rtol=1e-5, atol=1e-5)
+        assert made(inputs_RI[None]).shape == (1, rows, outputs)
+        assert torch.equal(made(inputs_RI.t().contiguous().t()), made(inputs_RI)), "of any strides"
+
+
+@has_panels
+@given(rows=st.integers(2, 200), seed=st.integers(0, 100))
+def test_what_a_row_gives_does_not_depend_on_the_rows_beside_it(rows: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    made, inputs_RI = PanelLinear(torch.randn(70, 300), torch.randn(70)), torch.randn(rows, 300)
+    row = seed % rows
+    assert torch.equal(made(inputs_RI)[row], made(inputs_RI[row : row + 1])[0])
+
+
+@has_panels
+def test_what_is_not_finite_stays_in_its_row() -> None:
+    made, inputs_RI = PanelLinear(torch.randn(70, 30), None), torch.randn(9, 30)
+    inputs_RI[4, 7] = torch.nan
+    output_RO = made(inputs_RI)
+    assert output_RO[4].isnan().all()
+    assert output_RO[[0, 1, 2, 3, 5, 6, 7, 8]].isfinite().all()
+
+
+def test_without_the_registers_there_is_no_kernel_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rhapsode_server.engine.kernels.linear.library", lambda: None)
+    linear_kernel.cache_clear()
+    assert linear_kernel() is None
+    linear_kernel.cache_clear()
 
 
 @given(rows=st.integers(0, 5000))
@@ -60,23 +113,24 @@ def test_512_rows_take_32_kernels() -> None:
 def fast(runner: ModelRunner) -> ModelRunner:
     loaded = pack(runner.loaded)
     trim(loaded.model)
-    leave_files(loaded.model)
+    settle(loaded.model)
     return ModelRunner(loaded=loaded, vocabulary_size=VOCABULARY_SIZE, max_sequences=64)
 
 
-@packs
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3", "gemma2", "gpt_oss", "phi3", "opt", "gpt_neox"])
-def test_every_linear_layer_is_replaced_and_proven(load: Any, architecture: str) -> None:
+def test_every_linear_layer_is_replaced_and_proven(load: Any, architecture: str, layer_kind: type[nn.Module]) -> None:
     runner = load(architecture)
     parameter_count = runner.loaded.parameter_count
     runner = fast(runner)
     assert (runner.loaded.dtype, runner.loaded.parameter_count) == ("float32", parameter_count)
     left = [type(module) for module in runner.loaded.model.modules()]
     assert not {nn.Linear, Conv1D, NewGELUActivation} & set(left)
-    assert replaced_bytes(runner.loaded.model) > 4 * VOCABULARY_SIZE * 64, "the head is one of them"
+    assert layer_kind in left
+    assert not isinstance(runner.loaded.model.get_output_embeddings(), nn.Linear)
     prove(runner)
 
 
+@pytest.mark.usefixtures("layer_kind")
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_greedy_equals_generate(load: Any, architecture: str) -> None:
     model = tiny_model(architecture)
@@ -104,24 +158,40 @@ def test_a_shared_head_is_packed_if_there_is_room(
 ) -> None:
     model = load("gpt2").loaded
     needed = 4 * (model.parameter_count + VOCABULARY_SIZE * 64)
+    monkeypatch.setattr(linears, "linear_kernel", lambda: None)
     monkeypatch.setattr(linears, "host_memory", lambda: Memory(total=needed * 9, free=needed + spare))
     assert isinstance(pack(model).model.lm_head, PackedLinear) == is_packed
 
 
-def test_without_onednn_layers_stay(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@has_panels
+def test_a_shared_head_is_there_once(load: Any) -> None:
+    """GPT-2's embedding reads from the head's panels; Gemma's, which also scales, keeps its own."""
+    model = load("gpt2").loaded.model
+    token_ids = torch.tensor([[0, VOCABULARY_SIZE - 1, 7]])
+    expected = model.transformer.wte(token_ids)
+    num_bytes = weights_bytes(model)
+    model = pack(load("gpt2").loaded).model
+    assert isinstance(model.transformer.wte, PanelEmbedding)
+    assert torch.equal(model.transformer.wte(token_ids), expected)
+    assert weights_bytes(model) <= num_bytes
+    assert not isinstance(pack(load("gemma2").loaded).model.get_input_embeddings(), PanelEmbedding)
+
+
+def test_without_onednn_or_a_kernel_layers_stay(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linears, "linear_kernel", lambda: None)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     model = pack(load("gpt2").loaded).model
     assert [module for module in model.modules() if isinstance(module, Conv1D)]
-    assert replaced_bytes(model) == 0
 
 
-@packs
-def test_a_layer_that_this_machine_gets_wrong_is_named(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(PackedLinear):
-        def forward(self, input_RI: torch.Tensor) -> torch.Tensor:
+def test_a_layer_that_this_machine_gets_wrong_is_named(
+    load: Any, monkeypatch: pytest.MonkeyPatch, layer_kind: type[nn.Module]
+) -> None:
+    class Wrong(layer_kind):  # type: ignore[valid-type,misc]
+        def forward(self, input_RI: torch.Tensor) -> Any:
             return super().forward(input_RI) * 1.001
 
-    monkeypatch.setattr(linears, "PackedLinear", Wrong)
+    monkeypatch.setattr(linears, layer_kind.__name__, Wrong)
     with pytest.raises(ModelRefused, match=r"^canary_off: Wrong for transformer\.h\.0\.attn\.c_attn is off by 0.001"):
         pack(load("gpt2").loaded)
 
@@ -136,11 +206,22 @@ def test_gelu_in_one_pass_is_the_gelu_of_gpt2(seed: int) -> None:
     assert torch.allclose(model(values), expected, rtol=1e-5, atol=1e-6)
 
 
+@given(length=st.integers(0, 20_000))
+@settings(deadline=None)
+def test_the_kernel_of_gelu_is_torchs(length: int) -> None:
+    torch.manual_seed(length)
+    values = torch.cat((torch.randn(length) * 4, torch.tensor([0.0, 1e30, -1e30, torch.inf, torch.nan])))
+    expected = nn.GELU(approximate="tanh")(values.double()).float()
+    assert torch.allclose(TanhGELU()(values), expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+    half = values[:length].half()
+    assert torch.equal(TanhGELU()(half), nn.GELU(approximate="tanh")(half)), "what the kernel is not for, torch does"
+
+
 def test_weights_that_are_shared_stay_so_when_the_files_are_left(load: Any) -> None:
     model = load("gpt2").loaded.model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     places = {tensor.data_ptr() for tensor in model.parameters()}
-    leave_files(model)
+    settle(model)
     assert not places & {tensor.data_ptr() for tensor in model.parameters()}
     assert model.lm_head.weight is model.transformer.wte.weight
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rhapsode_server.config import ServerConfig
 from rhapsode_server.engine.refusal import ModelRefused
+from rhapsode_server.engine.usage import Usage
 from rhapsode_server.errors import WorkerLost
 from rhapsode_server.metrics import Metrics
 from rhapsode_server.models import registry as registry_module
@@ -37,6 +38,7 @@ class FakeWorker:
     on_stage: Callable[[str], None]
     on_lost: Callable[[ExitReason], None]
     on_exit: Callable[[ExitReason], None]
+    on_usage: Callable[[Usage], None]
     outcome: "Ready | Exception | None" = READY
     go: asyncio.Event = field(default_factory=asyncio.Event)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -143,7 +145,8 @@ def workshop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
 def open_registry(tmp_path: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Open:
     @asynccontextmanager
     async def open_registry(**settings: Any) -> AsyncIterator[Watched]:
-        config = ServerConfig(models=tmp_path, **{"poll_interval": 0.02, "probation": 0, "standby": False, **settings})
+        defaults = {"models": tmp_path, "poll_interval": 0.02, "probation": 0, "standby": False}
+        config = ServerConfig(**defaults | settings)
         news = asyncio.Condition()
         tasks = set()
 

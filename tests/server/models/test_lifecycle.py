@@ -13,7 +13,7 @@ from rhapsode_server.engine.engine import EngineStats
 from rhapsode_server.errors import Loading, NotPossible, VersionNotFound
 from rhapsode_server.models import quarantine as quarantine_module
 from rhapsode_server.models import registry as registry_module
-from rhapsode_server.models.served import TrafficSource
+from rhapsode_server.models.served import TrafficSource, Trouble
 from rhapsode_server.workers import launcher as launcher_module
 from rhapsode_server.workers.exits import ExitReason
 from support.publishing import publish_model
@@ -115,6 +115,39 @@ async def test_a_crash_in_probation_is_rolled_back(tmp_path: Path, open_registry
     assert verdict["reason"].startswith("worker_crashed")
     [verdict] = [json.loads(file.read_text()) for file in (feedback / "tiny").glob("1.*.json")]
     assert verdict["verdict"] == "serving"
+
+
+async def test_a_worker_that_hung_and_was_not_replaced_in_time_is_trouble(
+    tmp_path: Path, open_registry: Open, workshop: Workshop
+) -> None:
+    publish(tmp_path)
+    async with open_registry(load_timeout=0.1) as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        workshop.hold = True
+        workshop.workers[0].lose(ExitReason.HUNG)
+        assert registry.trouble == Trouble(), "it has its time"
+        assert registry.states() == {1: "loading"}
+        await registry.ask_until(lambda: registry.trouble == Trouble(hung_devices=("auto",)))
+        workshop.workers[1].go.set()
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        assert registry.trouble == Trouble()
+
+
+async def test_a_worker_that_crashed_is_no_trouble(tmp_path: Path, open_registry: Open, workshop: Workshop) -> None:
+    publish(tmp_path)
+    async with open_registry(load_timeout=0.001) as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        workshop.hold = True
+        workshop.workers[0].lose(ExitReason.CRASHED)
+        await registry.look_again(2)
+        assert registry.trouble == Trouble(), "another process would crash as well"
+
+
+async def test_a_directory_that_cannot_be_read_is_trouble(tmp_path: Path, open_registry: Open) -> None:
+    async with open_registry(models=tmp_path / "away") as registry:
+        await registry.ask_until(lambda: "away cannot be read" in registry.trouble.directory)
+        (tmp_path / "away").mkdir()
+        await registry.ask_until(lambda: registry.trouble == Trouble())
 
 
 @pytest.mark.parametrize(("outcome", "reason"), [("not_finite", "non_finite_logits"), ("error", "error_rate")])

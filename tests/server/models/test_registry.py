@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from rhapsode_contract.model_directory import Lease, ModelDirectory
+from rhapsode_server.engine.engine import EngineStats
+from rhapsode_server.engine.usage import Usage
 from rhapsode_server.errors import (
     AliasNotFound,
     Draining,
@@ -20,6 +22,7 @@ from rhapsode_server.errors import (
 )
 from rhapsode_server.models import quarantine as quarantine_module
 from rhapsode_server.models.replica import Backoff
+from rhapsode_server.workers.exits import ExitReason
 from support.publishing import publish_model
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
 
@@ -176,7 +179,7 @@ async def test_what_the_engine_refuses_is_quarantined_with_its_reason(
         ("postprocess.json", "no JSON", "load_failed: postprocess.json: not JSON"),
         ("chat_template.jinja", "{% if %}", "load_failed: the chat template cannot be read"),
         ("tokenizer_config.json", "[]", "load_failed: tokenizer_config.json is not a JSON object"),
-        ("generation_config.json", "[" * 100_000, "unexpected_failure: RecursionError"),
+        pytest.param("generation_config.json", "[" * 100_000, "load_failed: generation_config.json", id="deep"),
     ],
 )
 async def test_unreadable_files_are_a_named_reason(
@@ -258,6 +261,32 @@ async def test_a_lost_worker_comes_back(tmp_path: Path, open_registry: Open, wor
         for gauge in ("requests_waiting", "requests_running", "kv_blocks_used"):
             assert sample(registry.metrics, f"rhapsode_{gauge}", model="tiny", version="1") == 0
         assert sample(registry.metrics, "rhapsode_worker_restarts_total", model="tiny", version="1") == 1
+
+
+async def test_the_metrics_follow_the_workers(tmp_path: Path, open_registry: Open, workshop: Workshop) -> None:
+    publish(tmp_path)
+    async with open_registry(replicas=2) as registry:
+        await registry.until(lambda: registry.states() == {1: "serving"})
+        first, second = workshop.workers
+        stats = EngineStats(waiting=0, running=0, blocks_used=3, blocks_total=50, batch_rows=0, batch_tokens=0)
+        for worker in workshop.workers:
+            worker.on_step(stats, 0.0)
+            worker.on_usage(Usage(memory=700))
+        first.num_waiting, second.num_waiting, second.num_running = 3, 4, 5
+
+        def of_version(name: str) -> float | None:
+            labels = {"model": "tiny", "version": "1"}
+            return registry.metrics.registry.get_sample_value(f"rhapsode_{name}", labels)
+
+        assert (of_version("requests_waiting"), of_version("requests_running")) == (7, 5)
+        assert (of_version("kv_blocks"), of_version("worker_memory_bytes")) == (100, 1400)
+        second.on_exit(ExitReason.STOPPED)
+        assert (of_version("kv_blocks"), of_version("worker_memory_bytes")) == (50, 700)
+        aliases = tmp_path / "tiny" / "aliases.json"
+        decided_at = registry.metrics.registry.get_sample_value(
+            "rhapsode_last_decision_timestamp_seconds", {"model": "tiny"}
+        )
+        assert decided_at == aliases.stat().st_mtime
 
 
 async def test_a_version_whose_process_never_gets_ready_is_quarantined(

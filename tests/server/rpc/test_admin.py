@@ -154,6 +154,7 @@ async def test_the_status_shows_all_there_is(admin: AdminServiceStub, models: Fa
     models.standby_ready = True
     models.known = [ODES]
     status = await admin.GetStatus(pb.GetStatusRequest())
+    assert status.not_ready_because == "waiting for the first version to be published", "nobody has told the health"
     assert (status.release, status.draining, status.open_calls, status.standby_ready) == ("0.1.0", False, 0, True)
     assert status.started_at.seconds > 1_700_000_000
     [odes] = status.models

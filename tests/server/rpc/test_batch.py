@@ -308,6 +308,34 @@ async def test_the_largest_batch(stub: GenerationServiceStub, models: FakeModels
     assert len(answers) == 1024
 
 
+@pytest.mark.parametrize(("deadline", "outcome"), [(None, "cancelled"), (0.0, "deadline")])
+async def test_what_the_end_of_the_call_leaves_undone_is_counted(
+    models: FakeModels, engine: FakeEngine, metrics: Metrics, deadline: float | None, outcome: str
+) -> None:
+    """Completions that run, and those whose turn has not come, beside one that was answered."""
+    answered = asyncio.Event()
+
+    async def write(answer: pb.GenerateBatchResponse) -> None:
+        answered.set()
+
+    call = Call(method="GenerateBatch", deadline=deadline)
+    running = Batch(models=models, metrics=metrics, default_max_new_tokens=20, call=call, seed=0)
+    items = [item("one"), item("two", LIMITS.max_sequences + 5)]
+    task = asyncio.create_task(running.run(pb.GenerateBatchRequest(items=items), write))
+    (await engine.arrival()).says("1", FinishReason.LENGTH)
+    async with asyncio.timeout(PATIENCE):
+        await answered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    ends = Counter[str]()
+    for sample in (sample for family in metrics.registry.collect() for sample in family.samples):
+        if sample.name == "rhapsode_requests_total":
+            ends[sample.labels["outcome"]] += int(sample.value)
+    assert ends == {"ok": 1, outcome: LIMITS.max_sequences + 5}
+    assert models.ends.count("ok") == 1
+
+
 async def test_cancelling_the_call_cancels_all(server: Server, stub: GenerationServiceStub, engine: FakeEngine) -> None:
     call = stub.GenerateBatch(pb.GenerateBatchRequest(items=[item("one", 20), item("two", 20)]))
     requests = [await engine.arrival() for _ in range(LIMITS.max_sequences)]

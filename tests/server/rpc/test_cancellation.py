@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
+import grpc
 import grpc.aio
 import pytest
 from rhapsode.v1 import generation_pb2 as pb
@@ -11,6 +12,7 @@ from rhapsode.v1.generation_pb2_grpc import GenerationServiceStub
 from rhapsode_client import AsyncClient
 from rhapsode_client.errors import DeadlineExceeded
 from rhapsode_server.metrics import Metrics
+from rhapsode_server.rpc import interceptor
 from rhapsode_server.rpc.interceptor import CallInterceptor
 from rhapsode_server.rpc.server import Server
 from support.fake_models import PATIENCE, FakeEngine, Submitted
@@ -176,3 +178,12 @@ async def test_a_deadline_is_told_from_a_cancellation(
         await call
     await is_closed(request)
     await is_counted(server, metrics, "deadline")
+
+
+async def test_a_caller_who_goes_while_it_is_told_of_a_failure_is_no_bug() -> None:
+    class Gone:
+        async def abort(self, *_: object) -> None:
+            raise grpc.aio.InternalError('Failed "execute_batch"')
+
+    with pytest.raises(asyncio.CancelledError):
+        await interceptor._abort(cast(Any, Gone()), grpc.StatusCode.DEADLINE_EXCEEDED, "too late")

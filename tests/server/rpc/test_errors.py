@@ -89,9 +89,12 @@ def test_reasons_are_stable() -> None:
         "VersionNotFound": "VERSION_NOT_FOUND",
         "AliasNotFound": "ALIAS_NOT_FOUND",
         "NotPossible": "NOT_POSSIBLE",
+        "Unauthenticated": "UNAUTHENTICATED",
+        "PermissionDenied": "PERMISSION_DENIED",
         "NotFiniteLogits": "NOT_FINITE_LOGITS",
         "DeadlinePassed": "DEADLINE_PASSED",
         "TryAgain": "UNAVAILABLE",
+        "LimitReached": "LIMIT_REACHED",
         "Overloaded": "QUEUE_FULL",
         "DeadlineUnreachable": "DEADLINE_UNREACHABLE",
         "Unavailable": "UNAVAILABLE",
@@ -249,18 +252,20 @@ async def test_one_line_in_the_log_for_each_request(
     lines = [record.fields for record in caplog.records if record.message == "request"]
     good, bad = lines
     assert good["total_ms"] > 0
-    del good["total_ms"], good["queue_ms"], good["first_token_ms"]
+    assert good["peer"].startswith("ipv4:127.0.0.1:")
+    del good["total_ms"], good["queue_ms"], good["first_token_ms"], good["peer"]
     assert good == {
         "request_id": "r-1",
         "method": "Generate",
         "outcome": "ok",
+        "code": "OK",
         "model": "poems",
         "version": 3,
         "finish_reason": "length",
         "prompt_tokens": 4,
         "generated_tokens": 3,
     }
-    assert (bad["request_id"], bad["outcome"]) == ("r-2", "invalid")
+    assert (bad["request_id"], bad["outcome"], bad["code"]) == ("r-2", "invalid", "INVALID_ARGUMENT")
     assert bad["error"] == "sampling.top_p: must be above 0 and at most 1, not 2"
     assert json.dumps(lines)
 

@@ -298,6 +298,13 @@ async def test_the_metrics_count_what_happened(client: AsyncClient, models: Fake
     assert value("inter_token_latency_seconds_count") == 5
 
 
+async def test_a_completion_without_tokens_has_a_reason_too(client: AsyncClient, metrics: Metrics) -> None:
+    await client.generate("Sing", max_new_tokens=0)
+    labels = {"model": "poems", "version": "3", "outcome": "ok", "finish_reason": "length"}
+    assert metrics.registry.get_sample_value("rhapsode_requests_total", labels) == 1
+    assert metrics.registry.get_sample_value("rhapsode_calls_total", {"method": "Generate", "outcome": "error"}) == 0
+
+
 async def test_tokenize_and_detokenize(client: AsyncClient) -> None:
     tokens = await client.tokenize("h\u00e9")
     assert [(token.id, token.start, token.end) for token in tokens] == [

@@ -11,7 +11,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from rhapsode.v1.generation_pb2_grpc import GenerationServiceStub
 from rhapsode_client import AsyncClient
-from rhapsode_server.models.served import VersionState
+from rhapsode_server.models.served import Trouble, VersionState
 from rhapsode_server.rpc.health import HealthService
 from rhapsode_server.rpc.server import Server
 from support.fake_models import PATIENCE, status_of
@@ -73,6 +73,29 @@ async def test_draining_leaves_only_the_process_alive(stub: HealthStub, health: 
     assert await check(stub, "model/stories") == {NOT_SERVING}
 
 
+async def test_a_device_that_hangs_turns_liveness_while_nothing_serves(stub: HealthStub, health: HealthService) -> None:
+    health.note(Trouble(hung_devices=("cuda:0",)))
+    assert await check(stub, "liveness") == {NOT_SERVING}
+    assert await check(stub, "startup") == {SERVING}
+    assert health.not_alive_because == "an engine process hung on cuda:0, and none could take its place"
+    health.update([POEMS])
+    assert await check(stub, "liveness") == {SERVING}, "a restart would cost the callers of poems their answers"
+    health.update([STORIES])
+    assert await check(stub, "liveness") == {NOT_SERVING}
+    health.note(Trouble())
+    assert await check(stub, "liveness") == {SERVING}
+
+
+async def test_an_unreadable_directory_is_said_and_no_reason_for_a_restart(
+    stub: HealthStub, health: HealthService
+) -> None:
+    health.note(Trouble(directory="models does not answer"))
+    assert health.not_ready_because == "models does not answer"
+    assert await check(stub, *ALIVE) == {SERVING}
+    health.update([POEMS])
+    assert health.not_ready_because == "", "what serves goes on"
+
+
 async def test_what_does_not_depend_on_the_models_is_alive() -> None:
     health = HealthService(["rhapsode.v1.GenerationService"], alive=["rhapsode.v1.AdminService"])
     request = HealthCheckRequest(service="rhapsode.v1.AdminService")
@@ -91,6 +114,15 @@ async def test_watch_tells_of_each_change_once(stub: HealthStub, health: HealthS
     health.drain("it is drained")
     assert await following(ready) == NOT_SERVING
     assert await following(model) == NOT_SERVING
+
+
+async def test_watch_tells_of_liveness_too(stub: HealthStub, health: HealthService) -> None:
+    liveness = changes(stub, "liveness")
+    assert await following(liveness) == SERVING
+    health.note(Trouble(hung_devices=("cpu",)))
+    assert await following(liveness) == NOT_SERVING
+    health.note(Trouble())
+    assert await following(liveness) == SERVING
 
 
 async def test_a_watcher_that_leaves_does_not_silence_the_others(stub: HealthStub, health: HealthService) -> None:
@@ -128,6 +160,9 @@ def test_the_log_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> Non
     health.update([POEMS])
     health.drain("it is drained")
     health.resume()
+    health.update([])
+    health.note(Trouble(directory="models cannot be read", hung_devices=("cuda:1",)))
+    health.note(Trouble())
     assert [record.message for record in caplog.records] == [
         "health: NOT_SERVING: waiting for the first version to be published",
         "health: NOT_SERVING: stories 3 is warming",
@@ -135,4 +170,9 @@ def test_the_log_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> Non
         "health: SERVING",
         "health: NOT_SERVING: it is drained",
         "health: SERVING",
+        "health: NOT_SERVING: waiting for the first version to be published",
+        "health: NOT_SERVING: models cannot be read",
+        "liveness: NOT_SERVING: an engine process hung on cuda:1, and none could take its place",
+        "health: NOT_SERVING: waiting for the first version to be published",
+        "liveness: SERVING",
     ]

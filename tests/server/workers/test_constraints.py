@@ -6,6 +6,7 @@ import queue
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rhapsode_server.engine.request import Constraint, EngineRequest, FinishReas
 from rhapsode_server.text.tokenizer import Tokenizer
 from rhapsode_server.workers.constraints import Constraining, ConstraintNews, Prepared
 from support.checking_runner import Clock
+from support.logs import ServerLog
 from support.publishing import publish_model
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
 from support.workers import WorkerEvents, make_worker
@@ -206,6 +208,22 @@ async def test_what_is_cancelled_while_it_is_prepared_never_reaches_the_engine()
         "bad",
     )
     assert constraining.take_news() == ConstraintNews()
+
+
+async def test_whatever_else_befalls_it_is_logged_for_its_request(server_log: ServerLog) -> None:
+    engine, grammars, inbox = FakeEngine(), FakeGrammars(), queue.SimpleQueue[Prepared]()
+    constraining = Constraining(engine, grammars, inbox.put)  # type: ignore[arg-type]
+    for request_id, wire_id in enumerate(("r-1", "r-2")):
+        constraining.begin(replace(request(request_id), wire_id=wire_id))
+    bug, bad = grammars.futures
+    bug.set_exception(BadConstraint("it could not be prepared", bug=RuntimeError("panic at my diary")))
+    bad.set_exception(BadConstraint("bad"))
+    while not inbox.empty():
+        constraining.finish(inbox.get().request)
+    [line] = server_log.lines
+    assert (line["message"], line["request_id"]) == ("a constraint could not be prepared", "r-1")
+    assert "RuntimeError" in line["traceback"]
+    assert "diary" not in server_log.text
 
 
 async def test_time_goes_on_while_a_constraint_is_prepared() -> None:

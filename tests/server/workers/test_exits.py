@@ -20,7 +20,7 @@ from rhapsode_server.workers.exits import ExitReason, exit_reason
 from rhapsode_server.workers.worker import Worker
 from support.publishing import publish_model
 from support.tiny_models import VOCABULARY_SIZE, tiny_model
-from support.workers import WorkerEvents, make_worker
+from support.workers import WorkerEvents, children_of, make_worker
 
 SECONDS = 20
 
@@ -71,6 +71,7 @@ async def test_one_that_hangs_is_ended_and_its_streams_fail(
     assert "killed by signal 9: hung" in caplog.text
 
 
+@pytest.mark.slow
 async def test_an_idle_one_lives_by_its_pings_whatever_the_clock_of_the_front_end_says(options: EngineOptions) -> None:
     async with running(options, step_timeout=0.6) as (worker, events):
         with pytest.raises(TimeoutError):
@@ -132,7 +133,8 @@ from rhapsode_server.workers.launcher import Launcher
 from support.workers import make_worker
 
 async def main():
-    launcher = Launcher(keep_standby=True)
+    changed = asyncio.Event()
+    launcher = Launcher(keep_standby=True, on_change=changed.set)
     options = EngineOptions(path=sys.argv[1], vocabulary_size=int(sys.argv[2]), threads=1)
     worker = make_worker(options, launcher=launcher)
     await worker.start()
@@ -140,6 +142,9 @@ async def main():
     stream = worker.submit(prompt_ids=(5, 6), max_new_tokens=900, constraint=Constraint("regex", "(a|b)*"))
     async for _ in stream:
         break
+    while not launcher.standby_ready:  # before its first line runs, no process can ask to end with another
+        changed.clear()
+        await changed.wait()
     print(worker.process_id, launcher._standby.process.pid, flush=True)
     await asyncio.Event().wait()
 
@@ -147,6 +152,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_nothing_outlives_the_front_end_not_even_what_is_stopped(options: EngineOptions) -> None:
     """The worker, the process in which it tries constraints, and the standby."""
     front_end = await asyncio.create_subprocess_exec(
@@ -166,18 +172,13 @@ async def test_nothing_outlives_the_front_end_not_even_what_is_stopped(options: 
         for each in (worker, standby, trial):
             os.kill(each, signal.SIGSTOP)
         front_end.kill()
-        await front_end.wait()
         await asyncio.wait_for(asyncio.gather(*map(end_of, watches)), 10)
+        await asyncio.wait_for(front_end.wait(), 10)  # last: its output ends when nobody holds it any more
     finally:
         for watch in watches:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(watch, signal.SIGKILL)
             os.close(watch)
-
-
-def children_of(process_id: int) -> list[int]:
-    files = Path(f"/proc/{process_id}/task").glob("*/children")
-    return [int(child) for file in files for child in file.read_text().split()]
 
 
 async def end_of(watch: int) -> None:

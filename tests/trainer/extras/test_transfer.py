@@ -149,7 +149,9 @@ def test_a_pickle_is_refused_by_name(tmp_path: Path, publish_in: Publish) -> Non
     del manifest["checksum"]  # as whoever smuggles it in would
     (folder.path / "1/config.json").rename(folder.path / "1/model.pkl")
     (folder.path / "1/MANIFEST.json").write_text(json.dumps(manifest))
-    with pytest.raises(TransferError, match=r"poems/1 is not a verified version: 'model\.pkl' cannot be published"):
+    with pytest.raises(
+        TransferError, match=r"poems/1 is not a verified version: MANIFEST\.json: .*'model\.pkl' cannot be published"
+    ):
         pull(f"file://{tmp_path}/a", tmp_path / "b", "poems")
 
 

@@ -151,6 +151,7 @@ def test_a_recipe_trains_and_publishes(publish: Callable[[str], Path], recipe: s
         assert json.loads((version / "postprocess.json").read_text())["steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("check_here")
 def test_the_server_serves_what_the_recipes_made(publish: Callable[[str], Path], models: Path) -> None:
     for recipe in DATA:

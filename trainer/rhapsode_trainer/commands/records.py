@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rhapsode_contract.model_directory import files
+
 from ..config import Recipe, recipe_from
 from ..errors import SourceError
 from ..evaluation.record import parse_likelihoods
@@ -59,17 +61,19 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return files.read_file(path, limit=None)
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}") from None
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path}: not JSON: {error}") from None
     if not isinstance(document, dict):
         raise SourceError(f"{path}: not a JSON object")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rhapsode_contract.model_directory import CHAMPION, PREVIOUS, ModelFolder
+from rhapsode_contract.model_directory import CHAMPION, PREVIOUS, ModelFolder, files
 
 from ..errors import ConfigError
 
@@ -61,10 +61,10 @@ def refusal(feedback: Path, model: str, version: int) -> str | None:
 
 def _read_feedback(path: Path) -> dict[str, str]:
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(files.read_file(path))
         known = document["schema_version"] == 1 and document["verdict"] in _VERDICTS
         result = {name: str(document[name]) for name in ("verdict", "reason", "server")}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"--feedback-dir: {path}: not a server's verdict: {error!r}") from None
     if not known:
         raise ConfigError(f"--feedback-dir: {path}: schema_version 1 and one of {', '.join(_VERDICTS)} are expected")

@@ -40,7 +40,7 @@ def check_tokenizer(version: Path) -> None:
     from .canary import PROBES
 
     plain = Tokenizer.from_file(str(version / "tokenizer.json"))
-    full = AutoTokenizer.from_pretrained(version, local_files_only=True)
+    full = AutoTokenizer.from_pretrained(version, local_files_only=True, trust_remote_code=False)
     for probe in PROBES:
         expected = full.encode(probe, add_special_tokens=False)
         actual = plain.encode(probe, add_special_tokens=False).ids

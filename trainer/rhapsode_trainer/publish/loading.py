@@ -10,7 +10,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Raises ValueError when weights are missing (they would be random), and whatever transformers raises."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        folder,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
     model, report = loaded
     assert isinstance(model, PreTrainedModel)

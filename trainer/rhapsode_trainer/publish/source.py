@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from rhapsode_contract.model_directory.outward import leads_out
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -18,6 +19,8 @@ def load_source(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
     """The model in the dtype of its stored weights, and its tokenizer. Raises SourceError, naming what is missing."""
     if not (folder / "config.json").is_file():
         raise SourceError(f"{folder}: no config.json: not a Hugging Face model folder")
+    if outward := leads_out(folder):
+        raise SourceError(f"{folder}: {': '.join(outward)}")
     weights = _weights(folder)
     _check_architecture(folder)
     tokenizer = _load_tokenizer(folder)
@@ -44,7 +47,7 @@ def _weights(folder: Path) -> Path:
 
 def _check_architecture(folder: Path) -> None:
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
         raise SourceError(f"{folder}: config.json: {_first_line(error)}") from None
     names = config.architectures or []
@@ -56,7 +59,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise SourceError(f"{folder}: no tokenizer: none of {', '.join(_TOKENIZER_FILES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each tokenizer class has its own way to fail
         raise SourceError(f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

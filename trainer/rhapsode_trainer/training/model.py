@@ -29,7 +29,7 @@ def build_model(
     config = _configuration(architecture, vocab_size=len(tokenizer), **ids)
     torch.manual_seed(seed)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except (ValueError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
         raise ConfigError(f"model: {error}") from None
     model.generation_config = generation_config(generation, **ids)

@@ -5,8 +5,10 @@ launched, and its tokens are read when the next one has been.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import nn
 
 from rhapsode_server.engine.batch import Batch, Row
 from rhapsode_server.engine.cuda.attention import paged_attention
@@ -39,7 +41,8 @@ class CudaRunner:
 
 def eager_runner(loaded: LoadedModel, *, vocabulary_size: int, max_sequences: int) -> ModelRunner:
     """A runner over a paged cache, which has no blocks yet but those of the rows that it is given."""
-    trim(loaded.model)  # a graph launches faster than a host, but each kernel still takes its microseconds
+    # A graph launches faster than a host, but each kernel still takes its microseconds.
+    trim(loaded.model, partial(nn.GELU, approximate="tanh"))
     # Score reserves the context and the token after it.
     cache = PagedCache(num_slots=max_sequences, max_tokens=loaded.context_length + 1, device=loaded.device)
     return ModelRunner(

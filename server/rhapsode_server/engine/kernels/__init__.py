@@ -7,6 +7,7 @@ CLONES), and a class with its argument types that is made from `library()`; then
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -26,6 +27,15 @@ def library() -> ctypes.CDLL | None:
     kernels.rhapsode_use_threads.argtypes = [ctypes.c_void_p]
     kernels.rhapsode_use_threads(_parallel_regions_of_torch())
     return kernels
+
+
+def call_on_each_thread(function: Callable[[], None]) -> None:
+    """Once on each thread that computes for the calling one, itself among them; not at all without torch's OpenMP."""
+    if address := _parallel_regions_of_torch():
+        region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: function())
+        as_many_as_torch_set = ctypes.c_uint(0)
+        parallel = ctypes.CFUNCTYPE(None, type(region), ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)(address)
+        parallel(region, None, as_many_as_torch_set, 0)
 
 
 def _is_made_from_these_sources(kernels: ctypes.CDLL) -> bool:

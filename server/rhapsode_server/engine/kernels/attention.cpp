@@ -52,6 +52,7 @@ struct Head {
     float* scores;  // [G, padded]
     int64_t padded;  // tokens rounded up to whole vectors
     float* out;      // [G, V]
+    const float* next;  // what is read after the values
 };
 
 INLINE void prefetch(const float* from, int64_t num_floats) {
@@ -61,16 +62,16 @@ INLINE void prefetch(const float* from, int64_t num_floats) {
 // Dot products with several keys, so that as many sums are under way at once.
 template <int KEYS>
 INLINE void dot(const float* query, const float* keys, int64_t dim, float* scores) {
-    Floats sums[KEYS] = {};
+    Floats products[4] = {};
     int64_t d = 0;
     for (; d + LANES <= dim; d += LANES) {
         const Floats q = load(query + d);
-        for (int k = 0; k < KEYS; ++k) sums[k] += q * load(keys + k * dim + d);
+        for (int k = 0; k < KEYS; ++k) products[k] += q * load(keys + k * dim + d);
     }
+    const Quarter score = sums(products);
     for (int k = 0; k < KEYS; ++k) {
-        float score = sum(sums[k]);
-        for (int64_t tail = d; tail < dim; ++tail) score += query[tail] * keys[k * dim + tail];
-        scores[k] = score;
+        scores[k] = score[k];
+        for (int64_t tail = d; tail < dim; ++tail) scores[k] += query[tail] * keys[k * dim + tail];
     }
 }
 
@@ -129,10 +130,11 @@ INLINE void add_vectors(const Head& head, const float* weights, int64_t dim, int
                         float* out) {
     Floats sums[VECTORS];
     for (int v = 0; v < VECTORS; ++v) sums[v] = load(out + d + v * LANES);
-    const int64_t last_ahead = head.num_tokens - FLOATS_AHEAD / dim;
+    const int64_t last_ahead = std::max<int64_t>(0, head.num_tokens - FLOATS_AHEAD / dim);
     for (int64_t token = first; token < last; ++token) {
         const float* value = head.values + token * dim + d;
-        if (token < last_ahead) prefetch(value + FLOATS_AHEAD, VECTORS * LANES);
+        prefetch(token < last_ahead ? value + FLOATS_AHEAD : head.next + (token - last_ahead) * dim + d,
+                 VECTORS * LANES);
         for (int v = 0; v < VECTORS; ++v) sums[v] += weights[token] * load(value + v * LANES);
     }
     for (int v = 0; v < VECTORS; ++v) store(out + d + v * LANES, sums[v]);
@@ -165,8 +167,24 @@ CLONES void attend(const DecodeAttention& layer, const Head& head, const float* 
     }
 }
 
-void append_and_attend(const DecodeAttention& layer, int64_t row, int64_t key_head) {
-    const Extent& extent = layer.extents[layer.slots[row]];
+struct Task {
+    int64_t row, key_head;
+};
+
+INLINE const Extent& extent_of(const DecodeAttention& layer, Task task) { return layer.extents[layer.slots[task.row]]; }
+
+INLINE int64_t first_token(const DecodeAttention& layer, Task task) {
+    return layer.window ? std::max<int64_t>(0, layer.lengths[task.row] - layer.window) : 0;
+}
+
+INLINE const float* first_key(const DecodeAttention& layer, Task task) {
+    const Extent& extent = extent_of(layer, task);
+    return extent.keys + (task.key_head * extent.capacity + first_token(layer, task)) * layer.key_dim;
+}
+
+void append_and_attend(const DecodeAttention& layer, Task task, Task next) {
+    const auto [row, key_head] = task;
+    const Extent& extent = extent_of(layer, task);
     const int64_t length = layer.lengths[row], H = layer.key_dim, V = layer.value_dim;
     float* keys = extent.keys + key_head * extent.capacity * H;
     float* values = extent.values + key_head * extent.capacity * V;
@@ -175,7 +193,7 @@ void append_and_attend(const DecodeAttention& layer, int64_t row, int64_t key_he
     std::copy(new_key, new_key + H, keys + (length - 1) * H);
     std::copy(new_value, new_value + V, values + (length - 1) * V);
 
-    const int64_t first = layer.window ? std::max<int64_t>(0, length - layer.window) : 0;
+    const int64_t first = first_token(layer, task);
     const int64_t num_tokens = length - first, padded = (num_tokens + LANES - 1) / LANES * LANES;
     const int64_t query_head = key_head * layer.group;
     const std::unique_ptr<float[]> scores(new float[layer.group * padded]);
@@ -186,7 +204,8 @@ void append_and_attend(const DecodeAttention& layer, int64_t row, int64_t key_he
                     num_tokens,
                     scores.get(),
                     padded,
-                    layer.out + (row * layer.num_key_heads * layer.group + query_head) * V};
+                    layer.out + (row * layer.num_key_heads * layer.group + query_head) * V,
+                    first_key(layer, next)};
     attend(layer, head, layer.sinks ? layer.sinks + query_head : nullptr);
 }
 
@@ -201,8 +220,10 @@ extern "C" int rhapsode_decode_attention(const DecodeAttention* layer) {
         num_tokens += layer->lengths[row];
     }
     const int64_t num_floats = num_tokens * layer->num_key_heads * (layer->key_dim + layer->value_dim);
-    for_each_task(layer->num_rows * layer->num_key_heads, num_floats >= WORTH_ALL_THREADS, [layer](int64_t task) {
-        append_and_attend(*layer, task / layer->num_key_heads, task % layer->num_key_heads);
+    const int64_t heads = layer->num_key_heads;
+    const bool on_all = num_floats >= WORTH_ALL_THREADS;
+    for_each_task_knowing_next(layer->num_rows * heads, on_all, [layer, heads](int64_t task, int64_t next) {
+        append_and_attend(*layer, {task / heads, task % heads}, {next / heads, next % heads});
     });
     return 0;
 }

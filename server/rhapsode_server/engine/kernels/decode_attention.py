@@ -6,8 +6,8 @@ dimension of queries and keys, V that of values.
 
 import ctypes
 from array import array
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rhapsode_server.engine.attention import AttentionOptions
 from rhapsode_server.engine.kernels import library
+from rhapsode_server.engine.tape import note
 
 
 class _Arguments(ctypes.Structure):
@@ -38,7 +39,11 @@ class DecodeAttention:
         self._arguments = _Arguments(
             num_rows=len(slots), slots=self._slots.buffer_info()[0], lengths=self._lengths.buffer_info()[0]
         )
-        self._pointer = ctypes.addressof(self._arguments)
+
+    def move_to(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
+        """As many other rows, or the same ones later. Calls on a tape follow."""
+        assert len(slots) == len(lengths) == len(self._slots)
+        self._slots[:], self._lengths[:] = array("q", slots), array("q", lengths)
 
     def __call__(
         self,
@@ -46,10 +51,12 @@ class DecodeAttention:
         key_1KPH: Tensor,
         value_1KPV: Tensor,
         options: AttentionOptions,
-        extents: tuple[int, int],
+        place: Callable[[], tuple[int, int]],
         out_1PNV: Tensor,
     ) -> None:
-        """Store the rows' keys and values in one layer's extents (ExtentTable.place) and write their attention.
+        """Store the rows' keys and values in one layer's extents and write their attention.
+
+        `place` says where these are, as ExtentTable.place.
 
         All in float32; `out` is contiguous, the others may have any strides.
         """
@@ -64,12 +71,17 @@ class DecodeAttention:
         key, a.key_head_stride, a.key_row_stride = _with_dense_vectors(key_1KPH)
         value, a.value_head_stride, a.value_row_stride = _with_dense_vectors(value_1KPV)
         a.query, a.key, a.value, a.out = query.data_ptr(), key.data_ptr(), value.data_ptr(), out_1PNV.data_ptr()
-        a.extents, a.num_slots = extents
         a.scaling = a.key_dim**-0.5 if options.scaling is None else options.scaling
         a.window, a.softcap = options.sliding_window or 0, options.softcap or 0.0
         a.sinks = 0 if sinks_N is None else sinks_N.data_ptr()
-        failed = _kernel()(self._pointer)
-        assert not failed, "a row has no extent, or one without room for its token"
+        _run(a, place)
+        note(lambda: partial(_run, _Arguments.from_buffer_copy(a), place))
+
+
+def _run(arguments: _Arguments, place: Callable[[], tuple[int, int]]) -> None:
+    arguments.extents, arguments.num_slots = place()
+    failed = _kernel()(ctypes.byref(arguments))
+    assert not failed, "a row has no extent, or one without room for its token"
 
 
 def _with_dense_vectors(tensor_1NPH: Tensor) -> tuple[Tensor, int, int]:

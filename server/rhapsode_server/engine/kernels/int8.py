@@ -1,57 +1,57 @@
-"""The kernels of int8.cpp: rows of floats to levels of 8 bits, and products of levels to floats.
+"""The kernel of int8.cpp: y = x W^T + b with weights of 8 bits, W in panels of outputs.
 
-Shape letters: R rows, E second rows, C rows computed (C >= R + E), I inputs, O outputs.
+Shape letters: O outputs, I inputs, R rows, P panels, U units of four inputs, L outputs of a panel.
 """
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from rhapsode_server.engine.kernels import library
+from rhapsode_server.engine.tape import call
 
-_ADDRESS, _NUMBER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_ZERO_LEVEL = 128
 
 
-class Int8Kernels:
-    """For float32. A layer calls them twice in every step, so that microseconds count."""
+class Int8Kernel:
+    """Sums are exact: what a row gives does not depend on the rows beside it."""
 
     def __init__(self, kernels: ctypes.CDLL) -> None:
-        self._quantize, self._dequantize = kernels.rhapsode_quantize_rows, kernels.rhapsode_dequantize_rows
-        self._quantize.argtypes = [*[_ADDRESS] * 4, *[_NUMBER] * 3, _FLOAT]
-        self._quantize.restype = ctypes.c_int64
-        self._dequantize.argtypes = [*[_ADDRESS] * 4, *[_NUMBER] * 4]
-        self._dequantize.restype = None
+        kernels.rhapsode_panel.restype = _NUMBER
+        self.panel: int = kernels.rhapsode_panel()
+        self._linear = kernels.rhapsode_int8_linear
+        self._linear.argtypes = [*[_ADDRESS] * 6, *[_NUMBER] * 3]
+        self._linear.restype = None
 
-    def quantize(
-        self, input_RI: Tensor, num_computed: Callable[[int], int], *, highest_level: int, smallest: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Levels [C, I], of which R + E rows are written, scales [R, 1], and the rows [E] that have a second one."""
-        assert input_RI.dtype == torch.float32
-        input_RI = input_RI.contiguous()
-        num_rows, num_inputs = input_RI.shape
-        levels = torch.empty(num_computed(2 * num_rows), num_inputs, dtype=torch.uint8)
-        scale_R1, owners_R = torch.empty(num_rows, 1), torch.empty(num_rows, dtype=torch.int64)
-        addresses = input_RI.data_ptr(), levels.data_ptr(), scale_R1.data_ptr(), owners_R.data_ptr()
-        num_owners = self._quantize(*addresses, num_rows, num_inputs, highest_level, smallest)
-        return levels[: num_computed(num_rows + num_owners)], scale_R1, owners_R[:num_owners]
+    def pack(self, weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+        """int8 to [P, U, L, 4], filled up with zeros; and what the levels' zero adds to each output, int32 [O]."""
+        num_outputs, num_inputs = weight_OI.shape
+        num_panels, num_units = -(-num_outputs // self.panel), -(-num_inputs // 4)
+        filled = torch.zeros(num_panels * self.panel, num_units * 4, dtype=torch.int8)
+        filled[:num_outputs, :num_inputs] = weight_OI
+        packed = filled.view(num_panels, self.panel, num_units, 4).transpose(1, 2).contiguous()
+        return packed, weight_OI.sum(1, dtype=torch.int32) * _ZERO_LEVEL
 
-    def dequantize(
-        self, product_CO: Tensor, scale_R1: Tensor, bias_O: Tensor | None, owners_E: Tensor, *, highest_level: int
+    def __call__(
+        self, input_RI: Tensor, packed_PUL4: Tensor, scales_O: Tensor, zero_sums_O: Tensor, bias_O: Tensor | None
     ) -> Tensor:
-        """[R, O], in the memory of the product."""
-        assert product_CO.dtype == torch.float32
-        assert product_CO.is_contiguous()
-        num_rows, num_outputs = len(scale_R1), product_CO.shape[1]
+        """float32 [..., I] to [..., O]."""
+        assert input_RI.dtype == scales_O.dtype == torch.float32
+        input_RI = input_RI.contiguous()
+        num_inputs, num_outputs = input_RI.shape[-1], len(scales_O)
+        output_RO = torch.empty(*input_RI.shape[:-1], num_outputs)
         bias = None if bias_O is None else bias_O.data_ptr()
-        addresses = product_CO.data_ptr(), scale_R1.data_ptr(), bias, owners_E.data_ptr()
-        self._dequantize(*addresses, num_rows, len(owners_E), num_outputs, highest_level)
-        return product_CO[:num_rows]
+        weights = packed_PUL4.data_ptr(), scales_O.data_ptr(), zero_sums_O.data_ptr(), bias
+        sizes = input_RI.numel() // num_inputs, num_inputs, num_outputs
+        call(self._linear, input_RI.data_ptr(), *weights, output_RO.data_ptr(), *sizes)
+        return output_RO
 
 
 @cache
-def int8_kernels() -> Int8Kernels | None:
+def int8_kernel() -> Int8Kernel | None:
+    """None where the machine has no AVX-512 VNNI, or no kernels were built."""
     kernels = library()
-    return Int8Kernels(kernels) if kernels else None
+    return Int8Kernel(kernels) if kernels and kernels.rhapsode_int8_is_fast() else None

@@ -10,6 +10,7 @@ namespace rhapsode {
 
 constexpr int64_t LANES = 16;
 typedef float Floats __attribute__((vector_size(64)));
+typedef float Quarter __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 
 INLINE Floats load(const float* from) {
@@ -24,7 +25,6 @@ INLINE Floats all(float value) { return value - Floats{}; }
 
 INLINE float sum(Floats value) {
     typedef float Half __attribute__((vector_size(32)));
-    typedef float Quarter __attribute__((vector_size(16)));
     Half halves[2];
     std::memcpy(halves, &value, sizeof value);
     const Half half = halves[0] + halves[1];
@@ -32,6 +32,20 @@ INLINE float sum(Floats value) {
     std::memcpy(quarters, &half, sizeof half);
     const Quarter quarter = quarters[0] + quarters[1];
     return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+// The sums of four vectors, each added up in the same order: with one they cost what one does.
+INLINE Quarter sums(const Floats (&of)[4]) {
+    const auto neighbours = [](Floats a, Floats b) {  // a0+a1, b0+b1, a2+a3, b2+b3, ...
+        return __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+               __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+    };
+    const Floats a = neighbours(of[0], of[1]), b = neighbours(of[2], of[3]);
+    const Floats fours = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                         __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    Quarter parts[4];
+    std::memcpy(parts, &fours, sizeof fours);
+    return (parts[0] + parts[1]) + (parts[2] + parts[3]);
 }
 
 // 2^n and e^r - 1 with x = n ln 2 + r, |r| <= ln(2)/2: what both e^x and e^x - 1 are made of without loss.

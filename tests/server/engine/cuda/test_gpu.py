@@ -7,6 +7,7 @@ import torch
 from rhapsode_server.engine.cuda import operators, reference
 from rhapsode_server.engine.cuda.graphs import CudaGraphs
 from rhapsode_server.engine.cuda.runner import CudaRunner
+from rhapsode_server.engine.first_answer import answer_once
 from rhapsode_server.engine.request import EngineRequest, SamplingParameters
 from support.paged_cases import CASES, Case
 from support.reference import generate_greedily, random_prompts
@@ -61,6 +62,10 @@ def test_greedy_equals_generate(load: Load, architecture: str) -> None:
             model, request.prompt_ids, request.max_new_tokens
         )
     assert runner.decoder.num_rows_by_graph == runner.decoder.num_rows > 0
+
+
+def test_the_first_request_of_an_engine_is_answered(load: Load) -> None:
+    answer_once(make_engine(on_cuda(load, "llama")), VOCABULARY_SIZE)
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -20,6 +20,7 @@ IS_TOO_OLD = HAS_TRITON and tuple(map(int, version("triton").split(".")[:2])) < 
 pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(IS_TOO_OLD, reason="the interpreter of Triton before 3.7 does not run with this NumPy")
 def test_the_kernels_compute_what_their_torch_forms_do() -> None:
     command = [

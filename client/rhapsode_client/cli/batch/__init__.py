@@ -1,0 +1,1 @@
+"""`rhapsode batch`: a file of prompts becomes a file of completions."""

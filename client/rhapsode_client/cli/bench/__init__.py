@@ -1,0 +1,1 @@
+"""`rhapsode bench`: load on a deployment, and what it makes of it."""

@@ -1,0 +1,1 @@
+"""`rhapsode score`: how likely a model finds a text."""
