@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -94,12 +94,32 @@ class _Recorder(TorchDispatchMode):
         if func._schema.name not in _WITHOUT_CONTENT:
             for place, output in zip(places, _tensors(outputs), strict=True):
                 place.copy_(output)
-            self._tape.calls.append(partial(_compute_into, places, func, args, kwargs))
+            self._tape.calls.append(_computing_into(places, func, args, kwargs))
         return tuple(places) if isinstance(outputs, tuple | list) else places[0]
 
 
 def _selects_by_mask(func: Any, args: Any) -> bool:
     return func._schema.name == "aten::index" and any(each.dtype == torch.bool for each in _tensors(args[1]))
+
+
+def _computing_into(places: list[Tensor], func: Any, args: Any, kwargs: Any) -> Callable[[], object]:
+    """By the operation's form that writes where it is told, if there is one: without a new tensor and a copy."""
+    if not (writing := _form_that_writes(func)):
+        return partial(_compute_into, places, func, args, kwargs)
+    names = [argument.name for argument in writing._schema.arguments if argument.is_out]
+    return partial(writing, *args, **kwargs, **dict(zip(names, places, strict=True)))
+
+
+@cache
+def _form_that_writes(func: Any) -> Any:
+    """The overload that takes the same arguments and the outputs."""
+    packet, wanted = func.overloadpacket, [(each.name, str(each.type)) for each in func._schema.arguments]
+    for overload in (getattr(packet, name) for name in packet.overloads()):
+        arguments = overload._schema.arguments
+        given = [(each.name, str(each.type)) for each in arguments if not each.is_out]
+        if given == wanted and len(given) < len(arguments):
+            return overload
+    return None
 
 
 def _compute_into(places: list[Tensor], func: Any, args: Any, kwargs: Any) -> None:

@@ -1,6 +1,8 @@
 """A tape does what the work did, with what its tensors hold now."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -85,6 +87,13 @@ def test_tapes_that_share_memory_are_replayed_in_any_order(order: list[int]) -> 
 
 
 @torch.inference_mode()
+def test_an_operation_writes_into_its_place_where_it_can() -> None:
+    tape, output = recorded(lambda x: (x + 1).bfloat16(), torch.arange(12.0), Arena(4096))
+    add, to_bfloat16 = (cast("partial[object]", call) for call in tape.calls)
+    assert add.func is torch.ops.aten.add.out
+    assert to_bfloat16.args[0][0] is output
+
+
 def test_an_arena_counts_what_it_could_not_give() -> None:
     arena = Arena(64)
     recorded(lambda x: x + 1 + 2, torch.zeros(12), arena)

@@ -44,7 +44,7 @@ namespace {
 
 constexpr int64_t WORTH_ALL_THREADS = 16 * 1024;  // floats to read
 constexpr int64_t TOKENS_IN_CACHE = 64;
-constexpr int64_t FLOATS_AHEAD = 768;  // to ask for: the machine's own guess ends with each page
+constexpr int64_t FLOATS_AHEAD = 1536;  // to ask for: the machine's own guess ends with each page
 
 struct Head {
     const float *query, *keys, *values;  // [G, H], [tokens, H], [tokens, V]: of the tokens to look at
@@ -56,7 +56,7 @@ struct Head {
 };
 
 INLINE void prefetch(const float* from, int64_t num_floats) {
-    for (int64_t i = 0; i < num_floats; i += LANES) __builtin_prefetch(from + i);
+    for (int64_t i = 0; i < num_floats; i += LANES) __builtin_prefetch(from + i, 0, 2);
 }
 
 // Dot products with several keys, so that as many sums are under way at once.
