@@ -12,6 +12,8 @@ from benchmarks.serving.systems import Kind, UnavailableError
 from benchmarks.serving.workload import Request
 
 WARM_UP_TOKENS = 8
+# Before the window: while the first prompts of many callers were computed, others came, and they have to be done first.
+WARM_UP_SECONDS_PER_CALLER = 1 / 16
 
 
 @dataclass(slots=True)
@@ -77,7 +79,8 @@ def measure(
             for kind in [kind for kind in hosts if callers in kind.callers]:
                 if turn and time.monotonic() > deadline:
                     return cells
-                plan = Plan(requests=tuple(requests), callers=callers, seconds=seconds, turn=turn)
+                warm_up = callers * WARM_UP_SECONDS_PER_CALLER
+                plan = Plan(requests=tuple(requests), callers=callers, seconds=seconds, warm_up=warm_up, turn=turn)
                 if (run := run_or_drop(hosts, kind, plan, absent)) is None:
                     continue
                 cell = cells.setdefault((kind.title, callers), Cell(kind, callers))

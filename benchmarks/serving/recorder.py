@@ -47,6 +47,7 @@ class Recorder:
         self._plan, self._meter, self._source = plan, meter, plan.source()
         self._timelines: list[Timeline] = []
         self._num_begun = 0
+        self._all_begun: float | None = None
         self._began: float | None = None
         self._closed: tuple[float, Cost] | None = None
         if plan.seconds is None:
@@ -67,10 +68,13 @@ class Recorder:
         timeline.arrivals.append((now(), count))
         if self._plan.seconds is None or self._plan.arrivals:
             return
-        if self._began is None and self._num_begun >= self._plan.callers:
+        if self._all_begun is None and self._num_begun >= self._plan.callers:
+            self._all_begun = now()
+        if self._began is not None:
+            if now() >= self._began + self._plan.seconds:
+                self.close()
+        elif self._all_begun is not None and now() >= self._all_begun + self._plan.warm_up:
             self.open()
-        elif self._began is not None and now() >= self._began + self._plan.seconds:
-            self.close()
 
     def open(self) -> None:
         self._meter.start()

@@ -85,8 +85,8 @@ def swap_two_layers(version: Path) -> None:
 
 
 def change_one_layer_a_little(version: Path) -> None:
-    """By no more than bfloat16 rounds."""
-    edit_weights(version, lambda weights: {name: w * 1.002 if ".1." in name else w for name, w in weights.items()})
+    """By a hundredth. What a fifth of that does is near the bound, on whichever side the machine's training ends."""
+    edit_weights(version, lambda weights: {name: w * 1.01 if ".1." in name else w for name, w in weights.items()})
 
 
 def move_the_positions(version: Path) -> None:
