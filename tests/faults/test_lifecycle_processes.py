@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rhapsode_client import AsyncClient, Completion, Unavailable
 from support.operators import Operator, operating
-from support.processes import address_space, descendants, is_alive
+from support.processes import data_size, descendants, is_alive
 from support.publishing import publish_tiny
 from support.servers import running_server
 from support.streams import Oracle, Streams
@@ -88,10 +88,13 @@ async def test_a_worker_that_hangs_is_taken_for_dead(operator: Operator, client:
 async def test_a_worker_without_memory_fails_its_own_streams_and_comes_back(
     operator: Operator, client: AsyncClient
 ) -> None:
-    """Not a byte more can be mapped once the limit is set, and prompts of 1000 tokens need many."""
+    """Not a byte more can be had once the limit is set, and prompts of 1000 tokens need many.
+
+    A limit on address space would leave what the C library has set aside for its heaps: 64 MB for every thread.
+    """
     lost = operator.worker_of(1)
-    resource.prlimit(lost, resource.RLIMIT_AS, (address_space(lost), resource.RLIM_INFINITY))
-    prompts = [[5 + number] * 1000 for number in range(24)]
+    resource.prlimit(lost, resource.RLIMIT_DATA, (data_size(lost), resource.RLIM_INFINITY))
+    prompts = [[5 + number] * 1000 for number in range(48)]
     calls = [client.generate(prompt, max_new_tokens=20, temperature=0.0) for prompt in prompts]
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert any(isinstance(end, Unavailable) for end in ends)

@@ -29,9 +29,9 @@ def resident_mib(pid: int) -> float:
     return int(_field(pid, "VmRSS").split()[0]) / 1024
 
 
-def address_space(pid: int) -> int:
-    """Bytes that are mapped."""
-    return int(_field(pid, "VmSize").split()[0]) * 1024
+def data_size(pid: int) -> int:
+    """Bytes that are mapped to be written by this process alone: what RLIMIT_DATA bounds."""
+    return int(_field(pid, "VmData").split()[0]) * 1024
 
 
 def _descendants(pid: int) -> Iterator[int]:
